@@ -1,0 +1,150 @@
+"""Foreign checkpoints as tables of rules, read in both directions.
+
+A converter is a tuple of `Rule`s: the official name (a numeric wildcard such as `{i}` stands for
+the depth), the path of our variable, and how the axes move, as an einops pattern. Forwards the
+table turns an official state dict into our variables; backwards it gives our parameters, or their
+gradients, their official names and layouts.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import einops
+import numpy as np
+from flax import traverse_util
+
+_WILDCARD = re.compile(r"\{(\w+)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One row of a converter's table.
+
+    Attributes:
+        official: official name; `{i}` matches a number.
+        ours: path below the variables, "params/encoder/conv_{i}/kernel". A wildcard of `official`
+            that is missing here is stacked on a new leading axis (the layout of `nn.scan`).
+            Several paths: the official array is cut along `axis` into parts of `sections` entries.
+        pattern: einops pattern from the official layout to ours; None leaves the axes alone.
+        sizes: lengths of axes that the pattern composes or takes apart.
+        axis, sections: how an array that feeds several of our variables is cut (after `pattern`).
+    """
+
+    official: str
+    ours: str | tuple[str, ...]
+    pattern: str | None = None
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    axis: int = 0
+    sections: tuple[int, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    @property
+    def stacked(self) -> str | None:
+        """The wildcard whose entries our variable stacks on its leading axis, if there is one."""
+        extra = set(_WILDCARD.findall(self.official)) - set(_WILDCARD.findall(self.paths[0]))
+        if len(extra) > 1:
+            raise ValueError(f"rule {self.official!r}: more than one stacked wildcard: {sorted(extra)}")
+        return next(iter(extra), None)
+
+    def forward(self, array: np.ndarray) -> list[np.ndarray]:
+        array = _rearrange(array, self.pattern, self.sizes)
+        if len(self.paths) == 1:
+            return [array]
+        if sum(self.sections) != array.shape[self.axis]:
+            raise ValueError(
+                f"{self.official}: sections {self.sections} do not add up to axis {self.axis} "
+                f"of {array.shape}"
+            )
+        return np.split(array, np.cumsum(self.sections)[:-1], axis=self.axis)
+
+    def backward(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, self.axis)
+        reverse = None if self.pattern is None else " -> ".join(reversed(self.pattern.split("->")))
+        return _rearrange(array, reverse, self.sizes)
+
+
+def from_official(
+    rules: Iterable[Rule], state: Mapping[str, np.ndarray], left_out: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Turns an official state dict into our variables, {"params": ..., "batch_stats": ...}.
+
+    Args:
+        rules: the converter's table.
+        state: official name -> array.
+        left_out: patterns of official names that hold nothing we need (fixed tables, counters,
+            weights that the official forward never reads).
+
+    Raises:
+        ValueError: an official name that no rule matches, or a rule that no name matches.
+    """
+    rules = tuple(rules)
+    patterns = [_regex(rule.official) for rule in rules]
+    ignore = [_regex(pattern) for pattern in left_out]
+    flat: dict[str, Any] = {}
+    stacks: dict[str, dict[int, np.ndarray]] = {}
+    used, unknown = set(), []
+    for name, array in state.items():
+        if any(pattern.fullmatch(name) for pattern in ignore):
+            continue
+        hits = [(k, m) for k, p in enumerate(patterns) if (m := p.fullmatch(name))]
+        if not hits:
+            unknown.append(name)
+            continue
+        k, match = hits[0]
+        used.add(k)
+        rule, index = rules[k], match.groupdict()
+        for path, part in zip(rule.paths, rule.forward(np.asarray(array))):
+            if rule.stacked is None:
+                flat[path.format(**index)] = part
+            else:
+                stacks.setdefault(path.format(**index), {})[int(index[rule.stacked])] = part
+    unused = [rule.official for k, rule in enumerate(rules) if k not in used]
+    if unknown or unused:
+        raise ValueError(f"official names without a rule: {unknown}; rules without a name: {unused}")
+    flat |= {path: np.stack([parts[i] for i in sorted(parts)]) for path, parts in stacks.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def to_official(rules: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Turns our variables (or gradients of their shape) into an official state dict."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    official = {}
+    for rule in rules:
+        first = _regex(rule.paths[0])
+        for path in flat:
+            match = first.fullmatch(path)
+            if match is None:
+                continue
+            index = match.groupdict()
+            arrays = [np.asarray(flat[p.format(**index)]) for p in rule.paths]
+            if rule.stacked is None:
+                official[rule.official.format(**index)] = rule.backward(arrays)
+                continue
+            for depth in range(len(arrays[0])):
+                name = rule.official.format(**index, **{rule.stacked: depth})
+                official[name] = rule.backward([array[depth] for array in arrays])
+    return official
+
+
+def _regex(pattern: str) -> re.Pattern:
+    """`{i}` matches a number; the same wildcard twice must match the same number."""
+    seen, out, end = set(), "", 0
+    for match in _WILDCARD.finditer(pattern):
+        out += re.escape(pattern[end : match.start()])
+        name = match.group(1)
+        out += f"(?P={name})" if name in seen else rf"(?P<{name}>\d+)"
+        seen.add(name)
+        end = match.end()
+    return re.compile(out + re.escape(pattern[end:]))
+
+
+def _rearrange(array, pattern, sizes):
+    if pattern is None:
+        return array
+    words = set(re.findall(r"\w+", pattern))
+    return einops.rearrange(array, pattern, **{k: v for k, v in sizes.items() if k in words})
