@@ -1,0 +1,203 @@
+"""Video prediction: from `context` frames the `horizon` frames after them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from stjax.metrics import baselines, video
+from stjax.processes.autoregressive import generate
+from stjax.tasks.base import Aux, Batch, Metrics, Variables
+from stjax.tasks.losses import LOSSES
+from stjax.viz import frames as pictures
+
+Video = Float[Array, "b t h w c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FramePrediction:
+    """Trains and evaluates both kinds of video predictors.
+
+    A model that predicts the next frame (`predicts = "next"`) is trained on every position of the
+    clip at once and rolled out frame by frame; one that maps clip to clip (`predicts = "clip"`)
+    is trained on the future frames and fed its own output where the horizon is longer than its.
+
+    Attributes:
+        model: see docs/architecture.md for the two calls.
+        context, horizon: frames given, frames predicted.
+        loss_name: a key of `losses.LOSSES`.
+        value_range: the range that the model works in; batches are uint8 or in [0, 1].
+        sampling: `(key, step, batch, context, horizon) -> (batch, context + horizon - 1) mask` of
+            the inputs that are true frames (scheduled sampling); None always shows true frames.
+        drop_loss_rate: share of the time steps left out of the loss (drawn with replacement, as
+            ConvSSM does); their frames are not even decoded.
+    """
+
+    model: nn.Module
+    context: int
+    horizon: int
+    loss_name: str = "mse"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    sampling: Callable[..., jax.Array] | None = None
+    drop_loss_rate: float = 0.0
+
+    headline = "mse_sum"
+
+    def __post_init__(self):
+        if self.loss_name not in LOSSES:
+            raise ValueError(f"task.loss_name: {self.loss_name!r} is none of {sorted(LOSSES)}")
+        if min(self.context, self.horizon) < 1:
+            raise ValueError(f"context {self.context} and horizon {self.horizon}: one at least")
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        names = ("params", "dropout", "sample")
+        rngs = dict(zip(names, jax.random.split(key, len(names))))
+        return self.model.init(rngs, self._clip(batch)[:, : self.context])
+
+    def loss(
+        self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+        clip = self._clip(batch)
+        forward = self._next_frames if self.model.predicts == "next" else self._future_frames
+        prediction, target, updates = forward(variables, clip, key, step)
+        value = LOSSES[self.loss_name](prediction, target)
+        return value, Aux(metrics={}, updates=updates)
+
+    def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Video:
+        """The `horizon` frames after the context, in [0, 1] (not clipped)."""
+        del key
+        context = self._clip(batch)[:, : self.context]
+        rollout = self._generate if self.model.predicts == "next" else self._repeat
+        low, high = self.value_range
+        return (rollout(variables, context) - low) / (high - low)
+
+    def metrics(self, predictions: Video, batch: Batch) -> Metrics:
+        """OpenSTL's and the field-standard metrics, a value a sample; `mse_by_frame` one a frame.
+
+        SSIM is left out where frames are smaller than its window.
+        """
+        truth = self._future(batch)
+        weight = batch.get("weight", jnp.ones(len(truth)))
+        size = min(truth.shape[2:4])
+        by_frame = {name: f(predictions, truth) for name, f in _METRICS.items()}
+        by_frame |= {
+            name: f(predictions, truth) for name, (f, window) in _SSIM.items() if size >= window
+        }
+        values = {name: value.mean(1) for name, value in by_frame.items()}
+        values["mse_by_frame"] = by_frame["mse"]
+        return {name: (value, weight) for name, value in values.items()}
+
+    def render(self, predictions: Video, batch: Batch) -> dict[str, Any]:
+        """A grid (context, truth, prediction, difference) and an animation of the first clips."""
+        clip = np.asarray(_unit(batch["video"]))[:4]
+        context = clip[:, : self.context]
+        truth = clip[:, self.context : self.context + self.horizon]
+        prediction = np.asarray(predictions)[:4]
+        return {
+            "grid": pictures.grid(context, truth, prediction),
+            "clip": pictures.animation(truth, prediction),
+        }
+
+    def summary(self, batch: Batch) -> Float[Array, "h w c"]:
+        """The batch's mean frame."""
+        return _unit(batch["video"]).mean((0, 1))
+
+    def trivial(self, summary: Float[Array, "h w c"], batch: Batch) -> dict[str, Video]:
+        context = _unit(batch["video"])[:, : self.context]
+        return {
+            "copy_last": baselines.copy_last(context, self.horizon),
+            "blank": baselines.blank(context, self.horizon),
+            "context_mean": baselines.context_mean(context, self.horizon),
+            "training_mean": baselines.training_mean(context, self.horizon, summary),
+        }
+
+    def _next_frames(self, variables, clip, key, step):
+        """Predictions of frames 1.. from all frames before each, and those frames."""
+        mask_key, frame_key, model_key = jax.random.split(key, 3)
+        inputs, target, options = clip[:, :-1], clip[:, 1:], {}
+        if self.sampling is not None:
+            options["truth"] = self.sampling(
+                mask_key, step, len(clip), self.context, self.horizon
+            )
+        if self.drop_loss_rate:
+            length = target.shape[1]
+            count = max(1, int((1 - self.drop_loss_rate) * length))
+            options["frames"] = jax.random.randint(frame_key, (count,), 0, length)
+            target = target[:, options["frames"]]
+        (prediction, _), updates = self._apply(variables, inputs, model_key, **options)
+        return prediction, target, updates
+
+    def _future_frames(self, variables, clip, key, step):
+        """Predictions of the frames after the context, and those frames."""
+        del step
+        predictions, inputs, length = [], clip[:, : self.context], 0
+        while length < self.horizon:
+            key, model_key = jax.random.split(key)
+            inputs, updates = self._apply(variables, inputs, model_key)
+            variables = {**variables, **updates}
+            predictions.append(inputs)
+            length += inputs.shape[1]
+        prediction = jnp.concatenate(predictions, 1)[:, : self.horizon]
+        target = clip[:, self.context : self.context + self.horizon]
+        return prediction, target, updates
+
+    def _apply(self, variables, inputs, key, **options):
+        """The training forward pass: its output, and the collections it changed."""
+        dropout, sample = jax.random.split(key)
+        return self.model.apply(
+            variables, inputs, train=True, rngs={"dropout": dropout, "sample": sample},
+            mutable=[name for name in variables if name != "params"], **options,
+        )
+
+    def _generate(self, variables, context):
+        """Rolls a next-frame model out: reads the context, then its own predictions."""
+        read = lambda clip, state: self.model.apply(variables, clip, state=state)
+        prediction, state = read(context, None)
+        return generate(read, state, prediction[:, -1:], self.horizon)
+
+    def _repeat(self, variables, context):
+        """Feeds a clip-to-clip model its own output until the horizon is reached."""
+        predictions, length = [context], 0
+        while length < self.horizon:
+            predictions.append(self.model.apply(variables, predictions[-1]))
+            length += predictions[-1].shape[1]
+        return jnp.concatenate(predictions[1:], 1)[:, : self.horizon]
+
+    def _clip(self, batch: Batch) -> Video:
+        """The first context + horizon frames in the model's range."""
+        low, high = self.value_range
+        length = self.context + self.horizon
+        frames = batch["video"]
+        if frames.ndim != 5 or frames.shape[1] < length:
+            raise ValueError(
+                f"batch['video'] {frames.shape}: wanted (batch, time, height, width, channels) "
+                f"with at least context + horizon = {length} frames"
+            )
+        return _unit(frames[:, :length]) * (high - low) + low
+
+    def _future(self, batch: Batch) -> Video:
+        return _unit(batch["video"])[:, self.context : self.context + self.horizon]
+
+
+def _unit(frames: Any) -> Video:
+    """uint8 frames, or frames in [0, 1], as float32 in [0, 1]."""
+    if frames.dtype == jnp.uint8:
+        return jnp.asarray(frames, jnp.float32) / 255
+    return jnp.asarray(frames)
+
+
+_METRICS = {
+    "mse": video.mse,
+    "mae": video.mae,
+    "rmse": video.rmse,
+    "mse_sum": video.mse_sum,
+    "mae_sum": video.mae_sum,
+    "psnr": video.psnr,
+}
+# With the side of the window that a frame has to hold.
+_SSIM = {"ssim": (video.ssim, 11), "ssim_openstl": (video.ssim_openstl, 7)}

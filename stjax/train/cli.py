@@ -1,0 +1,187 @@
+"""The command line that every system shares.
+
+    python -m experiments.<slug> [train|evaluate|predict|plan] [--scale=tiny] [--workdir=...]
+                                 [--config.model.depth=4 ...]
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import jaxlib
+from ml_collections import ConfigDict
+
+from stjax.train import config as configs
+from stjax.train import evaluate as evaluation
+from stjax.train.errors import RunError
+from stjax.train.experiment import Experiment
+from stjax.train.fit import Session, Stopped, fit, say
+from stjax.train.plan import parameters, plan
+from stjax.train.writer import Writer
+
+SCALES = ("tiny", "small", "paper")
+Build = Callable[[ConfigDict], Experiment]
+
+
+def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) -> None:
+    """Runs one verb of one system and exits: 0, or non-zero after one clear line.
+
+    Args:
+        build: config -> Experiment.
+        module: the system's configs module, with `get_config(scale)`.
+        argv: arguments; the process's own by default.
+    """
+    slug = module.__name__.rpartition(".")[2]
+    arguments, overrides = _parse(slug, module.__doc__ or "", argv)
+    _set_up_jax(arguments.devices)
+    try:
+        config = configs.override(module.get_config(arguments.scale), overrides)
+        workdir = pathlib.Path(arguments.workdir or f"runs/{slug}-{arguments.scale}")
+        _VERBS[arguments.verb](build(config), workdir, arguments)
+    except Stopped as stop:
+        say(str(stop))
+        sys.exit(128 + stop.signum)
+    except (RunError, ValueError, OSError) as error:
+        if os.environ.get("STJAX_TRACEBACK"):
+            traceback.print_exc()
+        say(f"error: {error}")
+        sys.exit(1)
+
+
+def train(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
+    """Trains to the end (from the newest checkpoint), evaluates, draws, reports."""
+    del arguments
+    started = time.perf_counter()
+    session = Session(experiment, workdir)
+    state = fit(session)
+    _report(session, state, started)
+    session.close()
+
+
+def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
+    """Evaluates the last or the best checkpoint of a run."""
+    started = time.perf_counter()
+    session = Session(experiment, workdir)
+    _report(session, _stored_state(session, arguments.checkpoint), started)
+    session.close()
+
+
+def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
+    """Draws a checkpoint's predictions."""
+    session = Session(experiment, workdir)
+    state = _stored_state(session, arguments.checkpoint)
+    for path in _draw(session, state):
+        say(str(path))
+    session.close()
+
+
+def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
+    """Prints what a step will cost on the mesh asked for."""
+    del workdir, arguments
+    print(plan(experiment))
+
+
+# "ablate" and "reproduce" belong here too; they need more than one experiment.
+_VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "plan": show_plan}
+
+
+def _parse(slug: str, doc: str, argv: Sequence[str] | None):
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{slug}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any field of the config: --config.section.field=value",
+        allow_abbrev=False,
+    )
+    parser.add_argument("verb", nargs="?", default="train", choices=sorted(_VERBS))
+    parser.add_argument("--scale", default="tiny", choices=SCALES)
+    parser.add_argument("--workdir", help="run directory (runs/<slug>-<scale>)")
+    parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
+    parser.add_argument("--devices", type=int, default=0, help="simulate this many CPU devices")
+    arguments, rest = parser.parse_known_args(argv)
+    overrides = {}
+    for item in rest:
+        field, separator, value = item.removeprefix("--config.").partition("=")
+        if not (item.startswith("--config.") and separator):
+            parser.error(f"{item!r} is no argument; a config field is --config.section.field=value")
+        overrides[field] = value
+    return arguments, overrides
+
+
+def _set_up_jax(devices: int) -> None:
+    if devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices)
+    if not jax.config.jax_compilation_cache_dir:
+        # Compiling is most of a short run's wait, and the next run of the same step needs none.
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "stjax" / "xla"))
+
+
+def _stored_state(session: Session, which: str):
+    checkpoints = session.checkpoints
+    if not checkpoints.steps:
+        raise RunError(f"{checkpoints.folder} holds no checkpoint; train first")
+    if which == "best" and checkpoints.best is not None:
+        session.check_config(checkpoints.config(checkpoints.best))
+        return checkpoints.restore(checkpoints.best, session.abstract_state)
+    state = session.restore()
+    if state is None:
+        raise RunError(f"{checkpoints.folder} holds no checkpoint that can be read")
+    return state
+
+
+def _draw(session: Session, state: Any) -> list[pathlib.Path]:
+    writer = Writer(session.workdir, int(state.step), session.experiment.config)
+    paths = writer.pictures(int(state.step), session.pictures(state))
+    writer.close()
+    return paths
+
+
+def _report(session: Session, state: Any, started: float) -> None:
+    """Writes report.json and pictures; prints what was reached and where to look."""
+    experiment = session.experiment
+    headline = experiment.task.headline
+    metrics = session.evaluate(state)
+    trivial = evaluation.evaluate_trivial(
+        experiment.task, session.sample_training_batches(), session.test_batches()
+    )
+    best = min(trivial, key=lambda name: trivial[name][headline])
+    ratio = metrics[headline] / trivial[best][headline]
+    pictures = _draw(session, state)
+    report = {
+        "step": int(state.step),
+        "parameters": parameters(state),
+        "seconds": round(time.perf_counter() - started, 1),
+        "headline": headline,
+        "metrics": metrics,
+        "trivial": trivial,
+        "best_trivial": best,
+        "ratio_to_best_trivial": ratio,
+        "pictures": [str(path.relative_to(session.workdir)) for path in pictures],
+        "devices": [device.device_kind for device in session.mesh.devices.flat],
+        "versions": {
+            "python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__
+        },
+        "config": experiment.config,
+    }
+    path = session.workdir / "report.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    for name, value in sorted(metrics.items()):
+        if not isinstance(value, list):
+            print(f"{name:<14} {value:.4g}")
+    for name, values in sorted(trivial.items(), key=lambda item: item[1][headline]):
+        print(f"{headline} of {name}: {values[headline]:.4g}")
+    print(
+        f"{headline} {metrics[headline]:.4g} at step {int(state.step)} is {ratio:.2f} of the best "
+        f"trivial predictor's ({best}); see {path} and {session.workdir / 'media'}"
+    )

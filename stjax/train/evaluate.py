@@ -1,0 +1,71 @@
+"""Metrics over a whole set, of a model and of the trivial predictors it has to beat."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stjax.tasks.base import Batch, Task
+from stjax.train import mesh as meshes
+
+Report = dict[str, Any]
+
+
+class Mean:
+    """A running weighted mean of metrics, each {name: (values (b, ...), weights (b,))}."""
+
+    def __init__(self):
+        self._sums = {}
+
+    def add(self, metrics: dict[str, tuple[Any, Any]]) -> None:
+        for name, (values, weights) in metrics.items():
+            values = np.asarray(values, np.float64)
+            weights = np.asarray(weights, np.float64).reshape(-1, *[1] * (values.ndim - 1))
+            # A padded row may hold anything, NaN included: it must not reach the sum.
+            total = np.where(weights > 0, values * weights, 0).sum(0)
+            old, weight = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (old + total, weight + weights.sum())
+
+    @property
+    def result(self) -> Report:
+        return {name: (total / weight).tolist() for name, (total, weight) in self._sums.items()}
+
+
+def predictor(task: Task, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+    """Jitted `(variables, batch) -> predictions` on batches cut over the mesh."""
+    sharding = meshes.batch_sharding(mesh)
+
+    @jax.jit
+    def predict(variables, batch):
+        batch = jax.lax.with_sharding_constraint(batch, sharding)
+        return task.predict(variables, batch, jax.random.key(0))
+
+    return predict
+
+
+def evaluate(
+    task: Task, predict: Callable[..., Any], variables: Any, batches: Iterable[Batch]
+) -> Report:
+    """Metrics of the model's predictions, exact over ragged batches."""
+    score, mean = jax.jit(task.metrics), Mean()
+    for batch in batches:
+        mean.add(jax.device_get(score(predict(variables, batch), batch)))
+    return mean.result
+
+
+def evaluate_trivial(
+    task: Task, training: Iterable[Batch], batches: Iterable[Batch]
+) -> dict[str, Report]:
+    """Metrics of each trivial predictor; `training` batches teach those that need a statistic."""
+    summaries = [jax.device_get(task.summary(batch)) for batch in training]
+    summary = jax.tree.map(lambda *xs: jnp.asarray(np.mean(xs, axis=0)), *summaries)
+    score = jax.jit(lambda batch: jax.tree.map(
+        lambda predictions: task.metrics(predictions, batch), task.trivial(summary, batch)
+    ))
+    means: dict[str, Mean] = {}
+    for batch in batches:
+        for name, metrics in jax.device_get(score(batch)).items():
+            means.setdefault(name, Mean()).add(metrics)
+    return {name: mean.result for name, mean in means.items()}

@@ -1,0 +1,78 @@
+"""An experiment: a task, its data, and how long and on what it runs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from stjax.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """What changes the result of training.
+
+    Attributes:
+        batch: samples a step, over all devices.
+        steps: updates in all.
+        seed: of parameters, data order and every draw.
+        accumulate: parts that a batch is cut into, one after the other on the device.
+        ema: decay of the parameters' moving average that is evaluated; 0 for none.
+    """
+
+    batch: int
+    steps: int
+    seed: int = 0
+    accumulate: int = 1
+    ema: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What does not change the result: devices, and how often things are written.
+
+    Attributes:
+        mesh: axis -> size, -1 for the devices that are left (see `stjax.train.mesh`).
+        parallelism: "jit" or "pmap".
+        log_every, eval_every, checkpoint_every: in steps; 0 for only at the end.
+        eval_batch: samples an evaluation step.
+        keep_last: newest checkpoints kept, besides the best.
+        workers: processes that prepare training data; 0 prepares them in this one.
+        wandb: project at Weights & Biases; empty for none.
+    """
+
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"data": -1})
+    parallelism: str = "jit"
+    log_every: int = 50
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    eval_batch: int = 64
+    keep_last: int = 2
+    workers: int = 0
+    wandb: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What `experiments/<slug>.py` builds from a config.
+
+    Attributes:
+        task: what is learned; knows the model.
+        data: `stjax.data.Splits`, random-access sources `train` and `test`.
+        optimizer: an optax transformation over `train.steps` steps.
+        train, run: settings that do and do not change the result.
+        config: the whole config as plain nested dicts, kept with every checkpoint.
+    """
+
+    task: Task
+    data: Any
+    optimizer: optax.GradientTransformation
+    train: TrainSettings
+    run: RunSettings
+    config: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The part of the config that a checkpoint must share to be continued."""
+        return {name: part for name, part in self.config.items() if name != "run"}

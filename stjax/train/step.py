@@ -1,0 +1,115 @@
+"""One step function, sharded by `jit` over a mesh or replicated by `pmap`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import jax_utils
+from jax.sharding import Mesh
+
+from stjax.tasks.base import Batch, Task
+from stjax.train import mesh as meshes
+from stjax.train.state import TrainState, create, update
+
+MODES = ("jit", "pmap")
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepper:
+    """How a run's state is made, placed on devices, stepped and read back.
+
+    Between `place` and `whole` the state is as the mode keeps it: one sharded tree under "jit", a
+    copy a device under "pmap". `whole` is what checkpoints and evaluation see in either mode.
+
+    Attributes:
+        task, optimizer: what is learned and how.
+        mesh: the devices; "pmap" replicates over all of them.
+        mode: "jit" or "pmap".
+        accumulate, ema: see `state.update`.
+    """
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    mode: str = "jit"
+    accumulate: int = 1
+    ema: float = 0.0
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"run.parallelism: {self.mode!r} is none of {MODES}")
+        spread = {axis: n for axis, n in self.mesh.shape.items() if n > 1 and axis != "data"}
+        if self.mode == "pmap" and spread:
+            raise ValueError(f"run.parallelism: pmap only replicates; run.mesh asks for {spread}")
+
+    def abstract_state(self, key: jax.Array, batch: Batch) -> TrainState:
+        """Shapes, dtypes and shardings of the whole state; allocates nothing."""
+        shapes = jax.eval_shape(self._create, key, _one_sample(batch))
+        where = meshes.state_sharding(self.mesh, shapes)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
+        )
+
+    def create(self, key: jax.Array, batch: Batch) -> TrainState:
+        """The whole state before the first step, made where it will lie."""
+        where = jax.tree.map(lambda x: x.sharding, self.abstract_state(key, batch))
+        return jax.jit(self._create, out_shardings=where)(key, _one_sample(batch))
+
+    def place(self, state: TrainState) -> Any:
+        return state if self.mode == "jit" else jax_utils.replicate(state, self._devices)
+
+    def whole(self, state: Any) -> TrainState:
+        return state if self.mode == "jit" else jax_utils.unreplicate(state)
+
+    def step(self, key: jax.Array) -> Step:
+        """The compiled update on global batches; the state that is given is used up."""
+        return self.jitted(key) if self.mode == "jit" else self._pmapped(key)
+
+    def jitted(self, key: jax.Array) -> Step:
+        def step(state, batch):
+            batch = jax.lax.with_sharding_constraint(batch, meshes.batch_sharding(self.mesh))
+            new, logs = self._update(state, batch, key)
+            where = meshes.state_sharding(self.mesh, new)
+            return jax.lax.with_sharding_constraint(new, where), logs
+
+        return jax.jit(step, donate_argnums=0)
+
+    def _pmapped(self, key: jax.Array) -> Step:
+        mapped = jax.pmap(
+            functools.partial(self._update, axis_name="batch"),
+            axis_name="batch",
+            in_axes=(0, 0, None),
+            devices=self._devices,
+            donate_argnums=0,
+        )
+
+        def step(state, batch):
+            rows = jax.tree.map(
+                lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
+            )
+            state, logs = mapped(state, rows, key)
+            return state, jax_utils.unreplicate(logs)
+
+        return step
+
+    @property
+    def _devices(self):
+        return list(self.mesh.devices.flat)
+
+    def _create(self, key, batch):
+        return create(self.task, self.optimizer, key, batch, self.ema)
+
+    def _update(self, state, batch, key, axis_name=None):
+        return update(
+            self.task, self.optimizer, state, batch, key,
+            accumulate=self.accumulate, ema=self.ema, axis_name=axis_name,
+        )
+
+
+def _one_sample(batch: Batch) -> Batch:
+    """One sample is enough to know the shapes of the parameters."""
+    return {name: x[:1] for name, x in batch.items()}
