@@ -68,7 +68,7 @@ def test_conv_scan_refuses(kernels, message):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(output="candidate", gate_order="ifog", use_bias=True, layer_norm=True)],
+    [{}, {"output": "candidate", "gate_order": "ifog", "use_bias": True, "layer_norm": True}],
 )
 def test_clip_whole_in_chunks_or_frame_by_frame(options):
     with jax.enable_x64(True):
