@@ -1,0 +1,110 @@
+"""Sources of video, and the way from them to batches. numpy and grain; knows no model.
+
+    splits = data.load("moving_digits", size=64, context=10, horizon=10, digits="folder/of/mnist")
+    for batch in data.pipeline(splits.test, 16): ...
+"""
+
+import dataclasses
+import pathlib
+
+from stjax.data import digits as digit_images
+from stjax.data.arrays import ArrayFolder, TestFile
+from stjax.data.moving_digits import MovingDigits
+from stjax.data.pipeline import pipeline
+from stjax.data.records import Clips, Record, Source, to_float
+from stjax.data.tfds import TfdsVideos
+
+__all__ = [
+    "ArrayFolder",
+    "Clips",
+    "MovingDigits",
+    "Record",
+    "Source",
+    "Splits",
+    "TestFile",
+    "TfdsVideos",
+    "load",
+    "pipeline",
+    "to_float",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Clips of context + horizon frames to train on, and held-out ones to test on."""
+
+    train: Source
+    test: Source
+
+
+def load(
+    source: str = "moving_digits",
+    *,
+    context: int = 10,
+    horizon: int = 10,
+    size: int | None = None,
+    count_train: int | None = None,
+    count_test: int | None = None,
+    seed: int = 0,
+    num_digits: int = 2,
+    digits: str = "sklearn",
+    digit_size: int | None = None,
+    motion: str = "openstl",
+    test_file: str | None = None,
+    key: str | None = None,
+    data_dir: str | None = None,
+) -> Splits:
+    """Training and test clips by name; nothing but what a batch needs is read.
+
+    Args:
+        source: "moving_digits": generated, held-out digits in held-out sequences;
+            "tfds:<name>": a prepared video data set of TensorFlow Datasets, splits train and test;
+            "folder:<path>": a `.npy` or `.npz` file a video, in train/ and test/ or cut 5 to 1.
+        context, horizon: frames given and frames to predict; a clip is the first
+            context + horizon frames of a video.
+        size: height and width in pixels; stored frames are area-averaged to it. None: 64 for
+            moving digits, as they are for stored frames.
+        count_train, count_test: how many clips. None: all that are stored; 10,000,000 and 1,000
+            moving digits (every sequence of a run is a new one; the published test set has
+            10,000).
+        seed: of the generated sequences.
+        num_digits: moving digits on a canvas.
+        digits: what moves: "sklearn", "tfds:<name>" or a folder of MNIST's files
+            (see `stjax.data.digits.load`).
+        digit_size: digits are area-averaged to this many pixels; None: as they are (8 or 28).
+        motion: step length, "openstl" (0.1) or "convssm" (0.15).
+        test_file: path of `mnist_test_seq.npy`, the published test sequences of moving digits.
+        key: the feature or `.npz` entry that holds the video, where there are several.
+        data_dir: where TFDS data sets lie; None: TFDS's own default.
+
+    Raises:
+        ValueError, FileNotFoundError: one line that names the thing that is wrong or missing.
+    """
+    length, kind, _, name = context + horizon, *source.partition(":")
+    if source == "moving_digits":
+        size = 64 if size is None else size
+        of_train, of_test = digit_images.load(digits, digit_size)
+        shared = {"size": size, "length": length, "num_digits": num_digits, "motion": motion}
+        count_train = 10_000_000 if count_train is None else count_train
+        train = MovingDigits(of_train, **shared, count=count_train, seed=(seed, 0))
+        if test_file is None:
+            count_test = 1000 if count_test is None else count_test
+            test = MovingDigits(of_test, **shared, count=count_test, seed=(seed, 1))
+        else:
+            test = Clips(TestFile(pathlib.Path(test_file)), test_file, length, size, count_test)
+        return Splits(train, test)
+    if kind == "tfds" and name:
+        stored = tuple(TfdsVideos(name, split, key, data_dir) for split in ("train", "test"))
+    elif kind == "folder" and name:
+        stored = ArrayFolder.splits(name, key)
+    else:
+        raise ValueError(
+            f"unknown source {source!r}; there are moving_digits, tfds:<name>, folder:<path>"
+        )
+    counts = {"train": count_train, "test": count_test}
+    return Splits(
+        *(
+            Clips(videos, f"{source} {split}", length, size, counts[split])
+            for videos, split in zip(stored, counts)
+        )
+    )

@@ -1,0 +1,79 @@
+"""TensorFlow Datasets without TensorFlow: array_record files, read at random."""
+
+import dataclasses
+import functools
+import types
+from typing import Any
+
+import numpy as np
+
+from stjax.data.records import Record, pick
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsVideos:
+    """The videos of one split of a prepared TFDS data set.
+
+    Attributes:
+        name: "ucf101", "moving_mnist:1.0.0", or the folder of a prepared data set.
+        split: "train", "test", "train[:90%]", ...
+        key: feature that holds the video; None: the only array of rank 4.
+        data_dir: where data sets lie; None: TFDS's own (TFDS_DATA_DIR, ~/tensorflow_datasets).
+    """
+
+    name: str
+    split: str
+    key: str | None = None
+    data_dir: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        where = f"tfds:{self.name} {self.split}, record {index}"
+        return {"video": pick(self._records[index], self.key, where, ranks=(4,))}
+
+    @functools.cached_property
+    def _records(self):
+        return open_split(self.name, self.split, self.data_dir)
+
+
+def open_split(name: str, split: str, data_dir: str | None = None) -> Any:
+    """Random access to the records, dicts of numpy arrays, of a prepared data set.
+
+    Raises:
+        ValueError: no data set of that name, or no such split.
+        FileNotFoundError: the data set is not prepared, or not as array_record.
+    """
+    import tensorflow_datasets as tfds
+
+    _let_videos_do_without_tensorflow()
+    try:
+        if "/" in name:
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError) as error:
+        raise ValueError(f"tfds:{name}: no such data set ({_line(error)})") from None
+    if not builder.info.splits:
+        raise FileNotFoundError(
+            f"tfds:{name}: not prepared in {builder.data_dir}; once, where TensorFlow is installed:"
+            f" tfds build {name} --file_format=array_record"
+        )
+    try:
+        return builder.as_data_source(split)
+    except (NotImplementedError, AssertionError, FileNotFoundError) as error:
+        raise FileNotFoundError(f"tfds:{name}: not readable ({_line(error)})") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"tfds:{name}: {_line(error)}") from None
+
+
+def _let_videos_do_without_tensorflow():
+    """TFDS's Video asks TensorFlow for the name of a dtype and nothing else when it reads."""
+    from tensorflow_datasets.core.features import video_feature
+
+    video_feature.tf = types.SimpleNamespace(dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
