@@ -8,6 +8,7 @@ at any moment leaves the ones before it as they were.
 import errno
 import logging
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,11 +50,15 @@ class Checkpoints:
                 preservation_policy=preserve.AnyPreservationPolicy(
                     [preserve.LatestN(keep_last), best]
                 ),
+                best_fn=lambda metrics: -metrics[headline],
                 cleanup_tmp_directories=True,
-                enable_async_checkpointing=True,
             ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
         )
-        self._saved = None
 
     def save(
         self,
@@ -76,14 +81,14 @@ class Checkpoints:
             config=ocp.args.JsonSave(config),
         )
         self._guarded(lambda: self._manager.save(step, args=args, metrics=metrics, force=True))
-        self._saved = step
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises as `save` does."""
         self._guarded(self._manager.wait_until_finished)
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits, and lets go of the folder; raises as `save` does."""
+        self._guarded(self._manager.close)
 
     @property
     def steps(self) -> list[int]:
@@ -107,8 +112,8 @@ class Checkpoints:
     ) -> TrainState | None:
         """The newest checkpoint that can be read, and `data` moved to its position.
 
-        A damaged checkpoint is passed over for the one before it, saying so. It is set aside
-        under `damaged-<step>`, so that the run can save that step again.
+        A damaged checkpoint is passed over for the one before it, saying so, and moved to
+        `damaged/`, so that the run can save that step again.
 
         Args:
             abstract: shapes, dtypes and shardings wanted.
@@ -147,14 +152,9 @@ class Checkpoints:
         return TrainState(**restored.state)
 
     def _set_aside(self, step: int) -> None:
-        target = self.folder.parent / "damaged"
-        target.mkdir(exist_ok=True)
-        place = target / str(step)
-        count = 1
-        while place.exists():
-            place = target / f"{step}-{count}"
-            count += 1
-        (self.folder / str(step)).rename(place)
+        aside = self.folder.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
         self._manager.reload()
 
     def _guarded(self, action: Callable[[], Any]) -> None:

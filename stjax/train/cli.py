@@ -61,27 +61,22 @@ def train(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Nam
     """Trains to the end (from the newest checkpoint), evaluates, draws, reports."""
     del arguments
     started = time.perf_counter()
-    session = Session(experiment, workdir)
-    state = fit(session)
-    _report(session, state, started)
-    session.close()
+    with Session(experiment, workdir) as session:
+        _report(session, fit(session), started)
 
 
 def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Evaluates the last or the best checkpoint of a run."""
     started = time.perf_counter()
-    session = Session(experiment, workdir)
-    _report(session, _stored_state(session, arguments.checkpoint), started)
-    session.close()
+    with Session(experiment, workdir) as session:
+        _report(session, _stored_state(session, arguments.checkpoint), started)
 
 
 def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Draws a checkpoint's predictions."""
-    session = Session(experiment, workdir)
-    state = _stored_state(session, arguments.checkpoint)
-    for path in _draw(session, state):
-        say(str(path))
-    session.close()
+    with Session(experiment, workdir) as session:
+        for path in _draw(session, _stored_state(session, arguments.checkpoint)):
+            say(str(path))
 
 
 def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:

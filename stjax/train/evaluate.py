@@ -36,13 +36,8 @@ class Mean:
 def predictor(task: Task, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     """Jitted `(variables, batch) -> predictions` on batches cut over the mesh."""
     sharding = meshes.batch_sharding(mesh)
-
-    @jax.jit
-    def predict(variables, batch):
-        batch = jax.lax.with_sharding_constraint(batch, sharding)
-        return task.predict(variables, batch, jax.random.key(0))
-
-    return predict
+    predict = jax.jit(lambda variables, batch: task.predict(variables, batch, jax.random.key(0)))
+    return lambda variables, batch: predict(variables, jax.device_put(batch, sharding))
 
 
 def evaluate(

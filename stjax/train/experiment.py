@@ -1,12 +1,15 @@
 """An experiment: a task, its data, and how long and on what it runs."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import optax
+from ml_collections import ConfigDict
 
 from stjax.tasks.base import Task
+from stjax.train.optim import optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,20 @@ class Experiment:
     run: RunSettings
     config: dict[str, Any]
 
+    @classmethod
+    def from_config(cls, config: ConfigDict, task: Task, data: Any) -> "Experiment":
+        """Reads the sections that every config has: optimizer, train, run."""
+        train = TrainSettings(**config.train)
+        return cls(
+            task=task,
+            data=data,
+            optimizer=optimizer(**config.optimizer, steps=train.steps),
+            train=train,
+            run=RunSettings(**config.run),
+            config=json.loads(config.to_json_best_effort()),
+        )
+
     @property
     def identity(self) -> dict[str, Any]:
         """The part of the config that a checkpoint must share to be continued."""
-        return {name: part for name, part in self.config.items() if name != "run"}
+        return {name: part for name, part in self.config.items() if name not in ("run", "test")}

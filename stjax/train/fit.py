@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tqdm
 
-from stjax.data.pipeline import evaluation_batches, training_iterator
+from stjax.data import pipeline
 from stjax.train import evaluate as evaluation
 from stjax.train import mesh as meshes
 from stjax.train.checkpoint import Checkpoints
@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 class Session:
-    """One experiment in one run directory: what every verb needs, made once."""
+    """One experiment in one run directory: what every verb needs, made once. Use it in a `with`."""
 
     def __init__(self, experiment: Experiment, workdir: pathlib.Path):
         self.experiment, self.workdir = experiment, pathlib.Path(workdir)
@@ -61,15 +61,15 @@ class Session:
 
     def training_data(self):
         train = self.experiment.train
-        return training_iterator(
-            self.experiment.data.train, train.batch, seed=train.seed,
+        return pipeline(
+            self.experiment.data.train, train.batch, shuffle=True, repeat=True, seed=train.seed,
             workers=self.experiment.run.workers,
         )
 
     def test_batches(self) -> Iterator[dict[str, np.ndarray]]:
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch = -(-self.experiment.run.eval_batch // ways) * ways
-        return iter(evaluation_batches(self.experiment.data.test, batch))
+        return pipeline(self.experiment.data.test, batch)
 
     def sample_training_batches(self, count: int = 16) -> list[dict[str, np.ndarray]]:
         """A few training batches from the start of the data's order."""
@@ -97,7 +97,11 @@ class Session:
         predictions = jax.device_get(self.predict(state.variables, batch))
         return self.experiment.task.render(predictions, batch)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Waits for a save that is under way, so that an error loses no checkpoint."""
         self.checkpoints.close()
 
 

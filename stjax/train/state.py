@@ -110,4 +110,4 @@ def update(
         opt_state=opt_state,
         ema=optax.incremental_update(params, state.ema, 1 - ema) if ema else None,
     )
-    return new, {**logs, "grad_norm": optax.global_norm(grads), **hyperparameters(opt_state)}
+    return new, {**logs, "grad_norm": optax.tree.norm(grads), **hyperparameters(opt_state)}

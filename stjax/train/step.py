@@ -63,15 +63,22 @@ class Stepper:
         return state if self.mode == "jit" else jax_utils.replicate(state, self._devices)
 
     def whole(self, state: Any) -> TrainState:
-        return state if self.mode == "jit" else jax_utils.unreplicate(state)
+        if self.mode == "jit":
+            return state
+        one = jax_utils.unreplicate(state)
+        return jax.device_put(one, meshes.state_sharding(self.mesh, one))
 
     def step(self, key: jax.Array) -> Step:
         """The compiled update on global batches; the state that is given is used up."""
-        return self.jitted(key) if self.mode == "jit" else self._pmapped(key)
+        if self.mode == "pmap":
+            return self._pmapped(key)
+        jitted, sharding = self.jitted(key), meshes.batch_sharding(self.mesh)
+        return lambda state, batch: jitted(state, jax.device_put(batch, sharding))
 
     def jitted(self, key: jax.Array) -> Step:
+        """The update as `jit` compiles it, for batches that lie on the mesh."""
+
         def step(state, batch):
-            batch = jax.lax.with_sharding_constraint(batch, meshes.batch_sharding(self.mesh))
             new, logs = self._update(state, batch, key)
             where = meshes.state_sharding(self.mesh, new)
             return jax.lax.with_sharding_constraint(new, where), logs
