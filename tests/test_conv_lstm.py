@@ -9,6 +9,7 @@ from jax import lax
 from stjax.layers.conv_lstm import ConvLSTM
 from stjax.ops.conv import conv
 from stjax.ops.conv_recurrence import conv_scan, lstm
+from tests import quick
 
 
 def plain(step, kernels, params, carry, xs):
@@ -45,7 +46,7 @@ def test_conv_scan_equals_autodiff():
             carry, ys = scan(two_layers_with_feedback, kernels, params, carry, (frames, xs[1]))
             return jnp.sum(ys * weight) + sum(jnp.sum(x**2) for x in carry)
 
-        run = lambda scan: jax.jit(
+        run = lambda scan: quick.jit(
             jax.value_and_grad(lambda *args: loss(scan, *args), argnums=(0, 1, 2, 3))
         )(kernels, params, carry, xs[0])
         assert_close(run(conv_scan), run(plain))
@@ -74,8 +75,8 @@ def test_clip_whole_in_chunks_or_frame_by_frame(options):
     with jax.enable_x64(True):
         mixer = ConvLSTM(4, param_dtype=jnp.float64, **options)
         video = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 3))
-        variables = mixer.init(jax.random.key(1), video)
-        call = jax.jit(mixer.apply)
+        variables = quick.jit(mixer.init)(jax.random.key(1), video)
+        call = quick.jit(mixer.apply)
         whole, last = call(variables, video)
         for chunks in ([2, 3], [1] * 5):
             outputs, state = [], None

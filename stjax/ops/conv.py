@@ -7,9 +7,7 @@ from jaxtyping import Array, Float
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(
-    x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"]
-) -> Float[Array, "n h w o"]:
+def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "n h w o"]:
     """Convolves at stride 1 with zero padding that keeps height and width."""
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
 

@@ -1,0 +1,80 @@
+"""OpenSTL's ConvLSTM, and the masks that its training is unrolled under."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stjax.convert import openstl
+from stjax.models.prediction.convlstm import ConvLSTM
+from stjax.processes.scheduled_sampling import mask, reverse_scheduled, scheduled
+from tests import quick
+
+TINY = {"hidden": (3, 4), "patch": 2, "kernel_size": 3, "param_dtype": jnp.float64}
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9), a, b)
+
+
+def test_own_outputs_and_true_frames():
+    """A rollout that sees only true frames is the teacher-forced pass; else outputs feed back."""
+    with jax.enable_x64(True):
+        model = ConvLSTM(layer_norm=True, output="candidate", **TINY)
+        video = jax.random.normal(jax.random.key(0), (2, 5, 4, 6, 1))
+        variables = quick.jit(model.init)(jax.random.key(1), video)
+        variables = jax.tree.map(lambda w: w + 0.3, variables)
+        call = quick.jit(lambda *args: model.apply(variables, *args[:3], truth=args[3]))
+        taught = call(video, None, None, None)
+        assert_close(call(video, None, None, jnp.ones((2, 5))), taught)
+
+        seen, state = call(video[:, :3], None, None, None)
+        outputs = [seen]
+        for _ in range(2):
+            output, state = call(outputs[-1][:, -1:], None, state, None)
+            outputs.append(output)
+        truth = jnp.ones((2, 5), bool).at[:, 3:].set(False)
+        whole = call(video, None, None, truth)
+        assert_close(whole, (jnp.concatenate(outputs, 1), state))
+
+        _, state = call(video[:, :3], None, None, truth[:, :3])
+        assert_close(call(video[:, 3:], None, state, truth[:, 3:])[0], whole[0][:, 3:])
+
+
+@pytest.mark.parametrize(
+    ("hidden", "patch", "shape", "official"),
+    [(128, 4, (10, 1, 64, 64), 15_083_520), (192, 4, (10, 1, 64, 64), 33_782_784)],
+)
+def test_parameters_at_paper_scale(hidden, patch, shape, official):
+    config = {"num_hidden": [hidden] * 4, "patch_size": patch, "filter_size": 5, "layer_norm": 0}
+    config["in_shape"] = shape
+    steps, channels, height, width = shape
+    video = jnp.zeros((1, steps, height, width, channels))
+    variables = jax.eval_shape(openstl.convlstm_module(config).init, jax.random.key(0), video)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert ours + openstl.convlstm_unused_parameters(config) == official
+
+
+def test_refuses_a_frame_that_patches_do_not_divide():
+    with pytest.raises(ValueError, match="5 x 6 pixels do not divide in patches of 2"):
+        ConvLSTM(**TINY).init(jax.random.key(0), jnp.zeros((1, 2, 5, 6, 1)))
+
+
+@pytest.mark.parametrize(
+    ("rates", "step", "context_rate", "later_rate"),
+    [
+        (scheduled, 0, 1, 1),
+        (scheduled, 24_999, 1, 0.5),
+        (scheduled, 60_000, 1, 0),
+        (reverse_scheduled, 0, 0.5, 0.5),
+        (reverse_scheduled, 37_500, 1 - 0.5 * np.exp(-2.5), 0.25),
+        (reverse_scheduled, 50_000, 1, 0),
+    ],
+)
+def test_masks_follow_their_rates(rates, step, context_rate, later_rate):
+    drawn = mask(jax.random.key(0), step, 4000, context=4, horizon=3, rates=rates)
+    means = np.mean(drawn, axis=0)
+    assert drawn.shape == (4000, 6)
+    assert means[0] == 1
+    np.testing.assert_allclose(means[1:4], context_rate, atol=0.03)
+    np.testing.assert_allclose(means[4:], later_rate, atol=0.03)
