@@ -83,7 +83,7 @@ def load(
     length, kind, _, name = context + horizon, *source.partition(":")
     if source == "moving_digits":
         size = 64 if size is None else size
-        of_train, of_test = digit_images.load(digits, digit_size)
+        of_train, of_test = digit_images.load(digits, digit_size, data_dir)
         shared = {"size": size, "length": length, "num_digits": num_digits, "motion": motion}
         count_train = 10_000_000 if count_train is None else count_train
         train = MovingDigits(of_train, **shared, count=count_train, seed=(seed, 0))

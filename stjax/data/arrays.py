@@ -77,7 +77,7 @@ class ArrayFolder:
         if path.suffix == ".npy":
             return {"video": np.array(open_array(path))}
         try:
-            with np.load(path) as entries:
+            with path.open("rb") as file, np.load(file) as entries:
                 return {"video": pick(dict(entries), self.key, str(path), ranks=(3, 4))}
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: not a readable .npz file ({error})") from None

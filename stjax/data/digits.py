@@ -15,7 +15,9 @@ _TRAIN, _TEST, _ONLY = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "ima
 _IDX_IMAGES = 2051
 
 
-def load(name: str = "sklearn", size: int | None = None) -> tuple[Digits, Digits]:
+def load(
+    name: str = "sklearn", size: int | None = None, data_dir: str | None = None
+) -> tuple[Digits, Digits]:
     """Digit images, 0 to 255, for training and for testing.
 
     Args:
@@ -24,14 +26,12 @@ def load(name: str = "sklearn", size: int | None = None) -> tuple[Digits, Digits
             (mnist, fashion_mnist, kmnist); else a folder of MNIST IDX files, plain or gzipped.
             What has no split of its own is cut: the first 5/6 for training.
         size: height and width to average the digits to; None leaves them (8 and 28 pixels).
+        data_dir: where TFDS data sets lie; None: TFDS's own default.
     """
     if name == "sklearn":
         splits = _cut(_bundled())
     elif name.startswith("tfds:"):
-        splits = tuple(
-            np.stack([record["image"][..., 0] for record in tfds.open_split(name[5:], split)])
-            for split in ("train", "test")
-        )
+        splits = tuple(_from_tfds(name[5:], split, data_dir) for split in ("train", "test"))
     else:
         splits = _from_folder(pathlib.Path(name))
     if size is None:
@@ -66,6 +66,11 @@ def _bundled() -> Digits:
     from sklearn.datasets import load_digits  # 1.5 s to import
 
     return np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+
+
+def _from_tfds(name: str, split: str, data_dir: str | None) -> Digits:
+    stored = tfds.open_split(name, split, data_dir)
+    return np.stack([stored[index]["image"][..., 0] for index in range(len(stored))])
 
 
 def _from_folder(folder: pathlib.Path) -> tuple[Digits, Digits]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import types
 from typing import Any
 
@@ -49,12 +50,13 @@ def open_split(name: str, split: str, data_dir: str | None = None) -> Any:
 
     _let_videos_do_without_tensorflow()
     try:
-        if "/" in name:
+        if pathlib.Path(name).is_dir():
             builder = tfds.builder_from_directory(name)
         else:
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError) as error:
-        raise ValueError(f"tfds:{name}: no such data set ({_line(error)})") from None
+    except (tfds.core.registered.DatasetNotFoundError, FileNotFoundError):
+        place = data_dir or "TFDS's default folder"
+        raise ValueError(f"tfds:{name}: not a data set of TFDS, nor prepared in {place}") from None
     if not builder.info.splits:
         raise FileNotFoundError(
             f"tfds:{name}: not prepared in {builder.data_dir}; once, where TensorFlow is installed:"

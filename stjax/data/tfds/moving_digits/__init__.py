@@ -1,0 +1,1 @@
+"""Generated sequences of moving digits, kept on disk as a TFDS data set."""
