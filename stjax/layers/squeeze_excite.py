@@ -1,0 +1,29 @@
+"""Squeeze-and-excitation: channels weighted by what the whole map holds."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class SqueezeExcite(nn.Module):
+    """x * sigmoid(Dense(relu(Dense(mean over the map)))) (Hu et al., arXiv 1709.01507).
+
+    Attributes:
+        reduction: channels are squeezed to c // reduction,
+        least: but to no fewer than this.
+    """
+
+    reduction: int = 16
+    least: int = 4
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w c"]:
+        dense = lambda features, name: nn.Dense(
+            features, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        )
+        channels = x.shape[-1]
+        y = x.mean(axis=(-3, -2), keepdims=True)
+        y = nn.relu(dense(max(channels // self.reduction, self.least), "reduce")(y))
+        return x * nn.sigmoid(dense(channels, "expand")(y))
