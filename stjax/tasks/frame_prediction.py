@@ -157,8 +157,15 @@ class FramePrediction:
     def _generate(self, variables, context):
         """Rolls a next-frame model out: reads the context, then its own predictions."""
         read = lambda clip, state: self.model.apply(variables, clip, state=state)
+
+        def step(frame, state):
+            prediction, state = read(frame[:, None], state)
+            return prediction[:, 0], state
+
         prediction, state = read(context, None)
-        return generate(read, state, prediction[:, -1:], self.horizon)
+        first = prediction[:, -1]
+        rest, _ = generate(step, state, first, self.horizon - 1)
+        return jnp.concatenate([first[:, None], rest], 1)
 
     def _repeat(self, variables, context):
         """Feeds a clip-to-clip model its own output until the horizon is reached."""

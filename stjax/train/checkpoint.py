@@ -7,6 +7,7 @@ at any moment leaves the ones before it as they were.
 
 import errno
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -161,12 +162,12 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            if not _is_disk_error(error):
+            reason = _disk_trouble(error)
+            if reason is None:
                 raise
             kept = self.steps
             rest = f"the checkpoint of step {kept[-1]} is intact" if kept else "none was saved before"
-            first = str(error).strip().splitlines()[0][:200]
-            raise RunError(f"cannot save a checkpoint in {self.folder}: {first}; {rest}") from error
+            raise RunError(f"cannot save a checkpoint in {self.folder}: {reason}; {rest}") from error
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
@@ -185,14 +186,13 @@ def _check_arrays(wanted: Any, stored: Any) -> None:
             raise ValueError(f"{name}: stored {stored.get(name)}, wanted {wanted.get(name)}")
 
 
-def _is_disk_error(error: BaseException | None) -> bool:
-    """A full or failing disk, however deep orbax has wrapped it."""
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, however deep orbax has wrapped it; None: nothing is."""
     while error is not None:
-        full = isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES,
-        )
-        text = str(error)
-        if full or "No space left" in text or "RESOURCE_EXHAUSTED" in text or "File too large" in text:
-            return True
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno)
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            if os.strerror(code) in str(error):  # tensorstore has its own exceptions
+                return os.strerror(code)
         error = error.__cause__ or error.__context__
-    return False
+    return None

@@ -136,10 +136,9 @@ def _stored_state(session: Session, which: str):
 
 
 def _draw(session: Session, state: Any) -> list[pathlib.Path]:
-    writer = Writer(session.workdir, int(state.step), session.experiment.config)
-    paths = writer.pictures(int(state.step), session.pictures(state))
-    writer.close()
-    return paths
+    step = int(state.step)
+    with Writer(session.workdir, step, session.experiment.config) as writer:
+        return writer.pictures(step, session.pictures(state))
 
 
 def _report(session: Session, state: Any, started: float) -> None:

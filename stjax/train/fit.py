@@ -92,6 +92,11 @@ class Session:
         task = self.experiment.task
         return evaluation.evaluate(task, self.predict, state.variables, self.test_batches())
 
+    def save(self, state: TrainState, data: Any, metrics: evaluation.Report | None) -> None:
+        headline = self.experiment.task.headline
+        score = metrics and {headline: metrics[headline]}
+        self.checkpoints.save(state, data, self.experiment.identity, score)
+
     def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
         batch = next(self.test_batches())
         predictions = jax.device_get(self.predict(state.variables, batch))
@@ -122,33 +127,33 @@ def fit(session: Session) -> TrainState:
     start = int(state.step)
     if start:
         say(f"continuing from the checkpoint of step {start} in {session.workdir}")
-    writer = Writer(session.workdir, start, experiment.config, settings.wandb)
     train_step = session.stepper.step(session.key)
-    logs = _Logs(writer, start)
     state = session.stepper.place(state)
-    with _Signals() as signals, _progress(start, steps) as bar:
+    with (
+        Writer(session.workdir, start, experiment.config, settings.wandb) as writer,
+        _Signals() as signals,
+        _progress(start, steps) as bar,
+    ):
+        logs = _Logs(writer, start)
         for step in range(start + 1, steps + 1):
             state, step_logs = train_step(state, _next(data, step))
             logs.add(step, step_logs)
             bar.update()
             last = step == steps
-            if last or signals.caught or _due(step, settings.log_every):
-                bar.set_postfix_str(logs.flush())
+            evaluating = last or _due(step, settings.eval_every)
+            saving = evaluating or signals.caught or _due(step, settings.checkpoint_every)
+            if saving or _due(step, settings.log_every):
+                bar.set_postfix_str(logs.flush())  # ends the run where a number is not finite
             metrics = None
-            if last or _due(step, settings.eval_every):
-                logs.flush()
+            if evaluating:
                 metrics = session.evaluate(session.stepper.whole(state))
                 writer.scalars(step, "test", metrics)
-            if metrics or signals.caught or _due(step, settings.checkpoint_every):
-                logs.flush()
-                whole = session.stepper.whole(state)
-                headline = metrics and {experiment.task.headline: metrics[experiment.task.headline]}
-                session.checkpoints.save(whole, data, experiment.identity, headline)
+            if saving:
+                session.save(session.stepper.whole(state), data, metrics)
             if signals.caught and not last:
                 session.checkpoints.wait()
                 raise Stopped(step, signals.caught)
     session.checkpoints.wait()
-    writer.close()
     return session.stepper.whole(state)
 
 
