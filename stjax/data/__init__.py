@@ -42,6 +42,7 @@ def load(
     *,
     context: int = 10,
     horizon: int = 10,
+    test_horizon: int | None = None,
     size: int | None = None,
     count_train: int | None = None,
     count_test: int | None = None,
@@ -62,6 +63,7 @@ def load(
             "folder:<path>": a `.npy` or `.npz` file a video, in train/ and test/ or cut 5 to 1.
         context, horizon: frames given and frames to predict; a clip is the first
             context + horizon frames of a video.
+        test_horizon: frames to predict in test clips; None: as in training.
         size: height and width in pixels; stored frames are area-averaged to it. None: 64 for
             moving digits, as they are for stored frames.
         count_train, count_test: how many clips. None: all that are stored; 10,000,000 and 1,000
@@ -80,18 +82,25 @@ def load(
     Raises:
         ValueError, FileNotFoundError: one line that names the thing that is wrong or missing.
     """
-    length, kind, _, name = context + horizon, *source.partition(":")
+    kind, _, name = source.partition(":")
+    train_length = context + horizon
+    test_length = context + (horizon if test_horizon is None else test_horizon)
     if source == "moving_digits":
         size = 64 if size is None else size
         of_train, of_test = digit_images.load(digits, digit_size, data_dir)
-        shared = {"size": size, "length": length, "num_digits": num_digits, "motion": motion}
+        shared = {"size": size, "num_digits": num_digits, "motion": motion}
         count_train = 10_000_000 if count_train is None else count_train
-        train = MovingDigits(of_train, **shared, count=count_train, seed=(seed, 0))
+        train = MovingDigits(
+            of_train, length=train_length, **shared, count=count_train, seed=(seed, 0)
+        )
         if test_file is None:
             count_test = 1000 if count_test is None else count_test
-            test = MovingDigits(of_test, **shared, count=count_test, seed=(seed, 1))
+            test = MovingDigits(
+                of_test, length=test_length, **shared, count=count_test, seed=(seed, 1)
+            )
         else:
-            test = Clips(TestFile(pathlib.Path(test_file)), test_file, length, size, count_test)
+            stored = TestFile(pathlib.Path(test_file))
+            test = Clips(stored, test_file, test_length, size, count_test)
         return Splits(train, test)
     if kind == "tfds" and name:
         stored = tuple(TfdsVideos(name, split, key, data_dir) for split in ("train", "test"))
@@ -101,10 +110,8 @@ def load(
         raise ValueError(
             f"unknown source {source!r}; there are moving_digits, tfds:<name>, folder:<path>"
         )
-    counts = {"train": count_train, "test": count_test}
+    train, test = stored
     return Splits(
-        *(
-            Clips(videos, f"{source} {split}", length, size, counts[split])
-            for videos, split in zip(stored, counts)
-        )
+        Clips(train, f"{source} train", train_length, size, count_train),
+        Clips(test, f"{source} test", test_length, size, count_test),
     )

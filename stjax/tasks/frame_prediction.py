@@ -29,7 +29,8 @@ class FramePrediction:
 
     Attributes:
         model: see docs/architecture.md for the two calls.
-        context, horizon: frames given, frames predicted.
+        context, horizon: frames given, frames predicted in training.
+        test_horizon: frames predicted in evaluation; 0: as in training.
         loss_name: a key of `losses.LOSSES`.
         value_range: the range that the model works in; batches are uint8 or in [0, 1].
         sampling: `(key, step, batch, context, horizon) -> (batch, context + horizon - 1) mask` of
@@ -41,6 +42,7 @@ class FramePrediction:
     model: nn.Module
     context: int
     horizon: int
+    test_horizon: int = 0
     loss_name: str = "mse"
     value_range: tuple[float, float] = (0.0, 1.0)
     sampling: Callable[..., jax.Array] | None = None
@@ -51,27 +53,28 @@ class FramePrediction:
     def __post_init__(self):
         if self.loss_name not in LOSSES:
             raise ValueError(f"task.loss_name: {self.loss_name!r} is none of {sorted(LOSSES)}")
+        object.__setattr__(self, "test_horizon", self.test_horizon or self.horizon)
         if min(self.context, self.horizon) < 1:
             raise ValueError(f"context {self.context} and horizon {self.horizon}: one at least")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         names = ("params", "dropout", "sample")
         rngs = dict(zip(names, jax.random.split(key, len(names))))
-        return self.model.init(rngs, self._clip(batch)[:, : self.context])
+        return self.model.init(rngs, self._clip(batch, self.context))
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        clip = self._clip(batch)
+        clip = self._clip(batch, self.context + self.horizon)
         forward = self._next_frames if self.model.predicts == "next" else self._future_frames
         prediction, target, updates = forward(variables, clip, key, step)
         value = LOSSES[self.loss_name](prediction, target)
         return value, Aux(metrics={}, updates=updates)
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Video:
-        """The `horizon` frames after the context, in [0, 1] (not clipped)."""
+        """The `test_horizon` frames after the context, in [0, 1] (not clipped)."""
         del key
-        context = self._clip(batch)[:, : self.context]
+        context = self._clip(batch, self.context)
         rollout = self._generate if self.model.predicts == "next" else self._repeat
         low, high = self.value_range
         return (rollout(variables, context) - low) / (high - low)
@@ -96,7 +99,7 @@ class FramePrediction:
         """A grid (context, truth, prediction, difference) and an animation of the first clips."""
         clip = np.asarray(_unit(batch["video"]))[:4]
         context = clip[:, : self.context]
-        truth = clip[:, self.context : self.context + self.horizon]
+        truth = np.asarray(self._future(batch))[:4]
         prediction = np.asarray(predictions)[:4]
         return {
             "grid": pictures.grid(context, truth, prediction),
@@ -109,12 +112,7 @@ class FramePrediction:
 
     def trivial(self, summary: Float[Array, "h w c"], batch: Batch) -> dict[str, Video]:
         context = _unit(batch["video"])[:, : self.context]
-        return {
-            "copy_last": baselines.copy_last(context, self.horizon),
-            "blank": baselines.blank(context, self.horizon),
-            "context_mean": baselines.context_mean(context, self.horizon),
-            "training_mean": baselines.training_mean(context, self.horizon, summary),
-        }
+        return baselines.predictions(context, self.test_horizon, summary)
 
     def _next_frames(self, variables, clip, key, step):
         """Predictions of frames 1.. from all frames before each, and those frames."""
@@ -164,31 +162,30 @@ class FramePrediction:
 
         prediction, state = read(context, None)
         first = prediction[:, -1]
-        rest, _ = generate(step, state, first, self.horizon - 1)
+        rest, _ = generate(step, state, first, self.test_horizon - 1)
         return jnp.concatenate([first[:, None], rest], 1)
 
     def _repeat(self, variables, context):
         """Feeds a clip-to-clip model its own output until the horizon is reached."""
         predictions, length = [context], 0
-        while length < self.horizon:
+        while length < self.test_horizon:
             predictions.append(self.model.apply(variables, predictions[-1]))
             length += predictions[-1].shape[1]
-        return jnp.concatenate(predictions[1:], 1)[:, : self.horizon]
+        return jnp.concatenate(predictions[1:], 1)[:, : self.test_horizon]
 
-    def _clip(self, batch: Batch) -> Video:
-        """The first context + horizon frames in the model's range."""
+    def _clip(self, batch: Batch, length: int) -> Video:
+        """The first frames in the model's range."""
         low, high = self.value_range
-        length = self.context + self.horizon
         frames = batch["video"]
         if frames.ndim != 5 or frames.shape[1] < length:
             raise ValueError(
                 f"batch['video'] {frames.shape}: wanted (batch, time, height, width, channels) "
-                f"with at least context + horizon = {length} frames"
+                f"with at least {length} frames"
             )
         return _unit(frames[:, :length]) * (high - low) + low
 
     def _future(self, batch: Batch) -> Video:
-        return _unit(batch["video"])[:, self.context : self.context + self.horizon]
+        return _unit(batch["video"])[:, self.context : self.context + self.test_horizon]
 
 
 def _unit(frames: Any) -> Video:
