@@ -288,7 +288,7 @@ def test_unknown_or_empty_sources(tmp_path):
     for name in ("moving_cats", "tfds:", "folder:"):
         with pytest.raises(ValueError, match=f"{name}'; there are moving_digits, tfds:<name>"):
             data.load(name)
-    with pytest.raises(FileNotFoundError, match="no .npy or .npz files"):
+    with pytest.raises(FileNotFoundError, match=r"no .npy or .npz files"):
         data.load(f"folder:{tmp_path}")
     np.save(tmp_path / "only.npy", np.zeros((20, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="train: no videos"):
@@ -447,7 +447,7 @@ def test_tfds_images_and_videos_are_read_without_tensorflow(tmp_path):
 
     builder = PngFrames(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    train, test = digits.load("tfds:png_frames", data_dir=str(tmp_path))
+    train, _ = digits.load("tfds:png_frames", data_dir=str(tmp_path))
     np.testing.assert_array_equal(train, frames[:3, 0])
 
     # The same bytes declared as a Video, as moving_mnist or ucf101 are.

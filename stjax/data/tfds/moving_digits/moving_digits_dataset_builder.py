@@ -10,6 +10,7 @@ which encodes its frames with TensorFlow.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -42,8 +43,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Sequences in the order of their index, splits train and test."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "The generators of OpenSTL and ConvSSM."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES: ClassVar = {"1.0.0": "The generators of OpenSTL and ConvSSM."}
+    BUILDER_CONFIGS: ClassVar = [
         Config(name="openstl", description="Step length 0.1, 10 + 10 frames."),
         Config(name="convssm", description="Step length 0.15, 300 frames.", motion="convssm",
                context=100, horizon=200, count_train=1000, count_test=100),
