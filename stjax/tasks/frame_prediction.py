@@ -96,14 +96,12 @@ class FramePrediction:
         return {name: (value, weight) for name, value in values.items()}
 
     def render(self, predictions: Video, batch: Batch) -> dict[str, Any]:
-        """A grid (context, truth, prediction, difference) and an animation of the first clips."""
-        clip = np.asarray(_unit(batch["video"]))[:4]
-        context = clip[:, : self.context]
-        truth = np.asarray(self._future(batch))[:4]
-        prediction = np.asarray(predictions)[:4]
+        """Context, truth, prediction and difference of the first clips: a sheet, an animation."""
+        context = np.asarray(_unit(batch["video"]))[:4, : self.context]
+        truth, prediction = np.asarray(self._future(batch))[:4], np.asarray(predictions)[:4]
         return {
-            "grid": pictures.grid(context, truth, prediction),
-            "clip": pictures.animation(truth, prediction),
+            "sheet": pictures.sheet(context, truth, prediction),
+            "clip": pictures.animation(context, truth, prediction),
         }
 
     def summary(self, batch: Batch) -> Float[Array, "h w c"]:

@@ -22,6 +22,7 @@ class TrainSettings:
         seed: of parameters, data order and every draw.
         accumulate: parts that a batch is cut into, one after the other on the device.
         ema: decay of the parameters' moving average that is evaluated; 0 for none.
+        precision: dtype that the model computes in; parameters stay float32.
     """
 
     batch: int
@@ -29,6 +30,7 @@ class TrainSettings:
     seed: int = 0
     accumulate: int = 1
     ema: float = 0.0
+    precision: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True)

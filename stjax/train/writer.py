@@ -51,10 +51,10 @@ class Writer:
         folder.mkdir(exist_ok=True)
         paths = []
         for name, picture in pictures.items():
-            suffix, save = ("png", frames.save_png) if picture.ndim == 3 else ("gif", frames.save_gif)
+            suffix = "png" if picture.ndim == 3 else "gif"
             paths.append(folder / f"{name}-{step:07d}.{suffix}")
             with _disk_errors(self.workdir):
-                save(paths[-1], picture)
+                frames.save(paths[-1], picture)
         return paths
 
     def __enter__(self) -> "Writer":
