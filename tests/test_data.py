@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -200,6 +201,15 @@ def test_published_test_file(tmp_path):
     assert data.load(size=8, test_file=str(path), count_test=2).test[0]["video"].dtype == np.uint8
 
 
+def test_a_source_travels_to_workers_without_its_data(tmp_path):
+    path = tmp_path / "mnist_test_seq.npy"
+    write_test_file(path)
+    source = data.load(size=8, test_file=str(path)).test
+    message = pickle.dumps(source)
+    assert len(message) < 1000 < path.stat().st_size
+    np.testing.assert_array_equal(pickle.loads(message)[1]["video"], source[1]["video"])
+
+
 def test_too_short_for_the_horizon(tmp_path):
     path = tmp_path / "mnist_test_seq.npy"
     write_test_file(path)
@@ -351,6 +361,23 @@ def test_resume_is_exact(taken):
         np.testing.assert_array_equal(batch["id"], expected["id"])
 
 
+def test_an_iterator_is_saved_with_orbax(tmp_path):
+    import grain
+    import orbax.checkpoint as ocp
+
+    make = lambda: data.pipeline(Numbers(20), 3, shuffle=True, repeat=True)
+    iterator = make()
+    next(iterator)
+    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
+        manager.save(1, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+        expected = ids(drain(iterator, 4))
+        manager.wait_until_finished()
+        resumed = make()
+        restore = grain.checkpoint.CheckpointRestore(resumed)
+        manager.restore(1, args=ocp.args.Composite(data=restore))
+    assert ids(drain(resumed, 4)) == expected
+
+
 def test_a_bad_record_raises_where_the_batches_are_read():
     iterator = data.pipeline(Numbers(8, bad=(5,)), 4)
     assert ids([next(iterator)]) == [0, 1, 2, 3]
@@ -409,7 +436,7 @@ def test_tfds_cache_gives_the_same_sequences(tmp_path):
         assert len(ours) == len(theirs)
         for index in range(len(ours)):
             np.testing.assert_array_equal(ours[index]["video"], theirs[index]["video"])
-    batches = drain(data.pipeline(stored.train, 4))
+    batches = drain(data.pipeline(pickle.loads(pickle.dumps(stored.train)), 4))
     assert ids(batches) == list(range(5))
     with pytest.raises(ValueError, match=r"tfds:moving_digits/tiny.*4 frames.*needs 20"):
         data.load("tfds:moving_digits/tiny", data_dir=str(tmp_path)).train[0]

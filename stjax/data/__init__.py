@@ -1,7 +1,10 @@
 """Sources of video, and the way from them to batches. numpy and grain; knows no model.
 
     splits = data.load("moving_digits", size=64, context=10, horizon=10, digits="folder/of/mnist")
-    for batch in data.pipeline(splits.test, 16): ...
+    for batch in data.pipeline(splits.test, 16):
+        batch["video"], batch["weight"]  # (16, 20, 64, 64, 1) uint8, (16,) 1 or 0 for padding
+
+The record of a clip and the checks it passes are in `stjax.data.records`.
 """
 
 import dataclasses

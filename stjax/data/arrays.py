@@ -9,11 +9,11 @@ import zlib
 
 import numpy as np
 
-from stjax.data.records import Record, pick
+from stjax.data.records import OpenedLate, Record, pick
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TestFile:
+class TestFile(OpenedLate):
     """The published test file of Moving MNIST, `mnist_test_seq.npy`: (t, n, h, w) uint8.
 
     Memory-mapped: a record costs its own bytes.

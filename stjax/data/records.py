@@ -22,6 +22,16 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+class OpenedLate:
+    """A source that opens its files when first read, and again in each process it travels to.
+
+    What a cached property holds open stays behind: a pickled memory map would be the whole file.
+    """
+
+    def __getstate__(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clips:
     """The first `length` frames of every video of a source, checked and brought to one size.

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from stjax.data.records import Record, pick
+from stjax.data.records import OpenedLate, Record, pick
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TfdsVideos:
+class TfdsVideos(OpenedLate):
     """The videos of one split of a prepared TFDS data set.
 
     Attributes:
