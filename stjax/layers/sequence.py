@@ -1,5 +1,6 @@
 """Stacks of mixers over time: the layer around a mixer, and layers one after another."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,3 +91,17 @@ class Stack(nn.Module):
         return x, state
 
 
+
+
+def sequence_layers(
+    mixer: Callable[..., nn.Module],
+    depth: int,
+    *,
+    skips: tuple[tuple[int, int], ...] = (),
+    remat: bool = False,
+    **layer: Any,
+) -> Callable[..., Stack]:
+    """A factory of `Stack`s of `SequenceLayer`s; `layer` are the fields of these."""
+    return functools.partial(
+        Stack, functools.partial(SequenceLayer, mixer, **layer), depth, skips, remat
+    )
