@@ -7,6 +7,7 @@ gradients, their official names and layouts.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,11 +26,13 @@ class Rule:
     Attributes:
         official: official name; `{i}` matches a number.
         ours: path below the variables, "params/encoder/conv_{i}/kernel". A wildcard of `official`
-            that is missing here is stacked on a new leading axis (the layout of `nn.scan`).
+            that is missing here is stacked on a new leading axis (the layout of `nn.scan`); where
+            several are, they lead in the order of `official`.
             Several paths: the official array is cut along `axis` into parts of `sections` entries.
         pattern: einops pattern from the official layout to ours; None leaves the axes alone.
         sizes: lengths of axes that the pattern composes or takes apart.
         axis, sections: how an array that feeds several of our variables is cut (after `pattern`).
+        starts: the first number of a stacked wildcard, where that is not 0.
     """
 
     official: str
@@ -38,18 +41,18 @@ class Rule:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     axis: int = 0
     sections: tuple[int, ...] = ()
+    starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
     @property
-    def stacked(self) -> str | None:
-        """The wildcard whose entries our variable stacks on its leading axis, if there is one."""
-        extra = set(_WILDCARD.findall(self.official)) - set(_WILDCARD.findall(self.paths[0]))
-        if len(extra) > 1:
-            raise ValueError(f"rule {self.official!r}: more than one stacked wildcard: {sorted(extra)}")
-        return next(iter(extra), None)
+    def stacked(self) -> tuple[str, ...]:
+        """The wildcards whose entries our variable stacks on its leading axes, in their order."""
+        kept = _WILDCARD.findall(self.paths[0])
+        found = dict.fromkeys(_WILDCARD.findall(self.official))
+        return tuple(name for name in found if name not in kept)
 
     def forward(self, array: np.ndarray) -> list[np.ndarray]:
         array = _rearrange(array, self.pattern, self.sizes)
@@ -85,8 +88,7 @@ def from_official(
     rules = tuple(rules)
     patterns = [_regex(rule.official) for rule in rules]
     ignore = [_regex(pattern) for pattern in left_out]
-    flat: dict[str, Any] = {}
-    stacks: dict[str, dict[int, np.ndarray]] = {}
+    stacks: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     used, unknown = set(), []
     for name, array in state.items():
         if any(pattern.fullmatch(name) for pattern in ignore):
@@ -99,14 +101,14 @@ def from_official(
         used.add(k)
         rule, index = rules[k], match.groupdict()
         for path, part in zip(rule.paths, rule.forward(np.asarray(array))):
-            if rule.stacked is None:
-                flat[path.format(**index)] = part
-            else:
-                stacks.setdefault(path.format(**index), {})[int(index[rule.stacked])] = part
+            place = tuple(int(index[wildcard]) for wildcard in rule.stacked)
+            stacks.setdefault(path.format(**index), {})[place] = part
     unused = [rule.official for k, rule in enumerate(rules) if k not in used]
     if unknown or unused:
-        raise ValueError(f"official names without a rule: {unknown}; rules without a name: {unused}")
-    flat |= {path: np.stack([parts[i] for i in sorted(parts)]) for path, parts in stacks.items()}
+        raise ValueError(
+            f"official names without a rule: {unknown}; rules without a name: {unused}"
+        )
+    flat = {path: _stack(parts) for path, parts in stacks.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -122,13 +124,18 @@ def to_official(rules: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str
                 continue
             index = match.groupdict()
             arrays = [np.asarray(flat[p.format(**index)]) for p in rule.paths]
-            if rule.stacked is None:
-                official[rule.official.format(**index)] = rule.backward(arrays)
-                continue
-            for depth in range(len(arrays[0])):
-                name = rule.official.format(**index, **{rule.stacked: depth})
-                official[name] = rule.backward([array[depth] for array in arrays])
+            for place in np.ndindex(arrays[0].shape[: len(rule.stacked)]):
+                numbers = {w: k + rule.starts.get(w, 0) for w, k in zip(rule.stacked, place)}
+                name = rule.official.format(**index, **numbers)
+                official[name] = rule.backward([array[place] for array in arrays])
     return official
+
+
+def _stack(parts: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:
+    """One array from its parts by their places on the leading axes; no axes: the one part."""
+    axes = [sorted(set(axis)) for axis in zip(*parts)]
+    stacked = np.stack([parts[place] for place in itertools.product(*axes)])
+    return stacked.reshape(*map(len, axes), *stacked.shape[1:])
 
 
 def _regex(pattern: str) -> re.Pattern:

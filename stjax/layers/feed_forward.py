@@ -1,0 +1,48 @@
+"""What a transformer block does to each token by itself."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+gelu = functools.partial(nn.gelu, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between them; dropout after each.
+
+    Attributes:
+        hidden: width between the maps.
+        dropout: rate, after both maps.
+        activation: of the hidden units, or of their gate.
+        gated: whether the hidden units are linear and multiplied by an activated gate; with SiLU
+            that is SwiGLU (Shazeer 2020, arXiv 2002.05202).
+    """
+
+    hidden: int
+    dropout: float = 0.0
+    activation: Callable[[Array], Array] = gelu
+    gated: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... d"]:
+        dense = functools.partial(
+            nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        hidden = dense(self.hidden, name="in")(x)
+        if self.gated:
+            hidden = hidden * self.activation(dense(self.hidden, name="gate")(x))
+        else:
+            hidden = self.activation(hidden)
+        hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
+        out = dense(x.shape[-1], name="out")(hidden)
+        return nn.Dropout(self.dropout)(out, deterministic=not train)
+
+
+SwiGLU = functools.partial(FeedForward, activation=nn.silu, gated=True)

@@ -1,0 +1,25 @@
+"""Alike blocks as one scanned block, so that compile time does not grow with depth."""
+
+import flax.linen as nn
+
+
+def repeat(block: type[nn.Module], length: int, remat: bool = False) -> type[nn.Module]:
+    """A module of `length` blocks whose variables are stacked on a leading axis.
+
+    `block.__call__(x, each, train) -> (x, None)`; `each` holds what differs from block to block,
+    stacked on a leading axis; `train` is a Python bool.
+
+    Args:
+        block: the block's class.
+        length: how many.
+        remat: compute the blocks' inner values again in the backward pass, and do not keep them.
+    """
+    if remat:
+        block = nn.remat(block, prevent_cse=False, static_argnums=(3,))
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, nn.broadcast),
+        length=length,
+    )
