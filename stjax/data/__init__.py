@@ -61,7 +61,7 @@ def load(
 
     Args:
         source: "moving_digits": generated, held-out digits in held-out sequences;
-            "tfds:<name>": a prepared video data set of TensorFlow Datasets, splits train and test;
+            "tfds:<name>": a prepared video data set of TensorFlow Datasets, or its folder;
             "folder:<path>": a `.npy` or `.npz` file a video, in train/ and test/ or cut 5 to 1.
         context, horizon: frames given and frames to predict; a clip is the first
             context + horizon frames of a video.
@@ -76,7 +76,8 @@ def load(
             (see `stjax.data.digits.load`).
         digit_size: digits are area-averaged to this many pixels; None: as they are (8 or 28).
         motion: step length, "openstl" (0.1) or "convssm" (0.15).
-        test_file: path of `mnist_test_seq.npy`, the published test sequences of moving digits.
+        test_file: the published test sequences of moving digits, instead of generated ones: path
+            of `mnist_test_seq.npy`, or "tfds:moving_mnist", the same in TFDS.
         key: the feature or `.npz` entry that holds the video, where there are several.
         data_dir: where TFDS data sets lie; None: TFDS's own default.
 
@@ -94,10 +95,14 @@ def load(
             count_test = 1000 if count_test is None else count_test
             test = MovingDigits(of_test, **shared, count=count_test, seed=(seed, 1))
         else:
-            test = Clips(TestFile(pathlib.Path(test_file)), test_file, length, size, count_test)
+            if test_file.startswith("tfds:"):
+                stored = TfdsVideos(test_file[5:], "test", key, data_dir)
+            else:
+                stored = TestFile(pathlib.Path(test_file))
+            test = Clips(stored, test_file, length, size, count_test)
         return Splits(train, test)
     if kind == "tfds" and name:
-        stored = tuple(TfdsVideos(name, split, key, data_dir) for split in ("train", "test"))
+        stored = TfdsVideos.splits(name, key, data_dir)
     elif kind == "folder" and name:
         stored = ArrayFolder.splits(name, key)
     else:
