@@ -87,32 +87,34 @@ def load(
     length, kind, _, name = context + horizon, *source.partition(":")
     if source == "moving_digits":
         size = 64 if size is None else size
-        of_train, of_test = digit_images.load(digits, digit_size, data_dir)
-        shared = {"size": size, "length": length, "num_digits": num_digits, "motion": motion}
-        count_train = 10_000_000 if count_train is None else count_train
-        train = MovingDigits(of_train, **shared, count=count_train, seed=(seed, 0))
-        if test_file is None:
-            count_test = 1000 if count_test is None else count_test
-            test = MovingDigits(of_test, **shared, count=count_test, seed=(seed, 1))
-        else:
-            if test_file.startswith("tfds:"):
-                stored = TfdsVideos(test_file[5:], "test", key, data_dir)
-            else:
-                stored = TestFile(pathlib.Path(test_file))
-            test = Clips(stored, test_file, length, size, count_test)
+        images = digit_images.load(digits, digit_size, data_dir)
+        counts = (
+            10_000_000 if count_train is None else count_train,
+            1000 if count_test is None else count_test,
+        )
+        train, test = (
+            MovingDigits(of_split, size, length, num_digits, motion, count, (seed, split))
+            for split, (of_split, count) in enumerate(zip(images, counts))
+        )
+        if test_file is not None:
+            test = Clips(_published(test_file, data_dir), test_file, length, size, count_test)
         return Splits(train, test)
     if kind == "tfds" and name:
-        stored = TfdsVideos.splits(name, key, data_dir)
+        train, test = TfdsVideos.splits(name, key, data_dir)
     elif kind == "folder" and name:
-        stored = ArrayFolder.splits(name, key)
+        train, test = ArrayFolder.splits(name, key)
     else:
         raise ValueError(
             f"unknown source {source!r}; there are moving_digits, tfds:<name>, folder:<path>"
         )
-    counts = {"train": count_train, "test": count_test}
     return Splits(
-        *(
-            Clips(videos, f"{source} {split}", length, size, counts[split])
-            for videos, split in zip(stored, counts)
-        )
+        Clips(train, f"{source} train", length, size, count_train),
+        Clips(test, f"{source} test", length, size, count_test),
     )
+
+
+def _published(test_file: str, data_dir: str | None) -> Source:
+    kind, _, name = test_file.partition(":")
+    if kind == "tfds":
+        return TfdsVideos(name, "test", data_dir=data_dir)
+    return TestFile(pathlib.Path(test_file))
