@@ -9,6 +9,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,13 +29,14 @@ class Numbers:
 
     count: int
     bad: tuple[int, ...] = ()
+    error: type[Exception] = ValueError
 
     def __len__(self):
         return self.count
 
     def __getitem__(self, index):
         if index in self.bad:
-            raise ValueError(f"record {index} is bad")
+            raise self.error(f"record {index} is bad")
         return {"id": np.int32(index)}
 
 
@@ -378,10 +380,13 @@ def test_an_iterator_is_saved_with_orbax(tmp_path):
     assert ids(drain(resumed, 4)) == expected
 
 
-def test_a_bad_record_raises_where_the_batches_are_read():
-    iterator = data.pipeline(Numbers(8, bad=(5,)), 4)
+@pytest.mark.parametrize(
+    ("error", "raised"), [(ValueError, ValueError), (OSError, OSError), (KeyError, RuntimeError)]
+)
+def test_a_bad_record_raises_where_the_batches_are_read(error, raised):
+    iterator = data.pipeline(Numbers(8, (5,), error), 4)
     assert ids([next(iterator)]) == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="record 5 is bad"):
+    with pytest.raises(raised, match="record 5 is bad"):
         next(iterator)
     iterator.close()
 
@@ -400,11 +405,14 @@ def test_workers_change_nothing():
     assert ids(drain(data.pipeline(Numbers(10), 2, shuffle=True, workers=2))) == alone
 
 
-def test_records_of_different_shapes(tmp_path):
+def test_records_that_differ(tmp_path):
     for index, size in enumerate((4, 4, 5, 4, 4, 4)):
         np.save(tmp_path / f"{index}.npy", np.zeros((2, size, size), np.uint8))
     train = data.load(f"folder:{tmp_path}", context=1, horizon=1).train
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match=r"differ: .*\(2, 4, 4, 1\).*\(2, 5, 5, 1\)"):
+        drain(data.pipeline(train, 5))
+    np.save(tmp_path / "2.npy", np.zeros((2, 4, 4), np.float32))
+    with pytest.raises(ValueError, match=r"differ: .*uint8.*float32"):
         drain(data.pipeline(train, 5))
 
 
@@ -450,32 +458,43 @@ def png(image):
     return file
 
 
+FRAMES = np.random.default_rng(0).integers(0, 256, (4, 5, 8, 8), np.uint8)
+
+
+class PngFrames(tfds.core.GeneratorBasedBuilder):
+    """What TFDS stores for MNIST's images and, in `clip`, for a Video."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    COUNTS: ClassVar = {"train": 3, "test": 1}
+
+    def _info(self):
+        image = tfds.features.Image(shape=(8, 8, 1))
+        features = {"image": image, "clip": tfds.features.Sequence(image, length=5)}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(count) for split, count in self.COUNTS.items()}
+
+    def _generate_examples(self, count):
+        for index, video in enumerate(FRAMES[:count]):
+            yield index, {"image": png(video[0]), "clip": [png(frame) for frame in video]}
+
+
+class PngTestFrames(PngFrames):
+    """A data set of one split."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    COUNTS: ClassVar = {"test": 4}
+
+
 def test_tfds_images_and_videos_are_read_without_tensorflow(tmp_path):
-    frames = np.random.default_rng(0).integers(0, 256, (4, 5, 8, 8), np.uint8)
-
-    class PngFrames(tfds.core.GeneratorBasedBuilder):
-        """What TFDS stores for MNIST and for a Video, a sequence of encoded images."""
-
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            image = tfds.features.Image(shape=(8, 8, 1))
-            features = {"image": image, "clip": tfds.features.Sequence(image, length=5)}
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(3), "test": self._generate_examples(1)}
-
-        def _generate_examples(self, count):
-            for index, video in enumerate(frames[:count]):
-                yield index, {"image": png(video[0]), "clip": [png(frame) for frame in video]}
-
     builder = PngFrames(data_dir=tmp_path, file_format="array_record")
     builder.download_and_prepare()
-    train, _ = digits.load("tfds:png_frames", data_dir=str(tmp_path))
-    np.testing.assert_array_equal(train, frames[:3, 0])
+    train, test = digits.load("tfds:png_frames", data_dir=str(tmp_path))
+    np.testing.assert_array_equal(train, FRAMES[:3, 0])
+    np.testing.assert_array_equal(test, FRAMES[:1, 0])
 
     # The same bytes declared as a Video, as moving_mnist or ucf101 are.
     path = pathlib.Path(builder.data_path) / "features.json"
@@ -490,8 +509,20 @@ def test_tfds_images_and_videos_are_read_without_tensorflow(tmp_path):
     }
     path.write_text(json.dumps(features))
     splits = data.load(f"tfds:{builder.data_path}", context=3, horizon=2)
-    np.testing.assert_array_equal(splits.train[2]["video"], frames[2, ..., None])
+    np.testing.assert_array_equal(splits.train[2]["video"], FRAMES[2, ..., None])
     assert "tensorflow" not in sys.modules
+
+
+def test_tfds_sets_of_one_split(tmp_path):
+    PngTestFrames(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    where = {"context": 3, "horizon": 2, "data_dir": str(tmp_path)}
+    splits = data.load("tfds:png_test_frames", **where)
+    assert (len(splits.train), len(splits.test)) == (3, 1)
+    np.testing.assert_array_equal(splits.test[0]["video"], FRAMES[3, ..., None])
+    test = data.load(size=8, test_file="tfds:png_test_frames", **where).test
+    np.testing.assert_array_equal(test[3]["video"], FRAMES[3, ..., None])
+    with pytest.raises(ValueError, match=r"tfds:png_test_frames: .*train"):
+        data.TfdsVideos("png_test_frames", "train", data_dir=str(tmp_path))[0]
 
 
 def test_missing_tfds_sets_are_named(tmp_path):

@@ -62,7 +62,7 @@ def load(
 
     Args:
         source: "moving_digits": generated, held-out digits in held-out sequences;
-            "tfds:<name>": a prepared video data set of TensorFlow Datasets, splits train and test;
+            "tfds:<name>": a prepared video data set of TensorFlow Datasets, or its folder;
             "folder:<path>": a `.npy` or `.npz` file a video, in train/ and test/ or cut 5 to 1.
         context, horizon: frames given and frames to predict; a clip is the first
             context + horizon frames of a video.
@@ -78,7 +78,8 @@ def load(
             (see `stjax.data.digits.load`).
         digit_size: digits are area-averaged to this many pixels; None: as they are (8 or 28).
         motion: step length, "openstl" (0.1) or "convssm" (0.15).
-        test_file: path of `mnist_test_seq.npy`, the published test sequences of moving digits.
+        test_file: the published test sequences of moving digits, instead of generated ones: path
+            of `mnist_test_seq.npy`, or "tfds:moving_mnist", the same in TFDS.
         key: the feature or `.npz` entry that holds the video, where there are several.
         data_dir: where TFDS data sets lie; None: TFDS's own default.
 
@@ -90,31 +91,35 @@ def load(
     test_length = context + (horizon if test_horizon is None else test_horizon)
     if source == "moving_digits":
         size = 64 if size is None else size
-        of_train, of_test = digit_images.load(digits, digit_size, data_dir)
-        shared = {"size": size, "num_digits": num_digits, "motion": motion}
-        count_train = 10_000_000 if count_train is None else count_train
-        train = MovingDigits(
-            of_train, length=train_length, **shared, count=count_train, seed=(seed, 0)
+        images = digit_images.load(digits, digit_size, data_dir)
+        counts = (
+            10_000_000 if count_train is None else count_train,
+            1000 if count_test is None else count_test,
         )
-        if test_file is None:
-            count_test = 1000 if count_test is None else count_test
-            test = MovingDigits(
-                of_test, length=test_length, **shared, count=count_test, seed=(seed, 1)
-            )
-        else:
-            stored = TestFile(pathlib.Path(test_file))
-            test = Clips(stored, test_file, test_length, size, count_test)
+        lengths = (train_length, test_length)
+        train, test = (
+            MovingDigits(of_split, size, length, num_digits, motion, count, (seed, split))
+            for split, (of_split, length, count) in enumerate(zip(images, lengths, counts))
+        )
+        if test_file is not None:
+            test = Clips(_published(test_file, data_dir), test_file, test_length, size, count_test)
         return Splits(train, test)
     if kind == "tfds" and name:
-        stored = tuple(TfdsVideos(name, split, key, data_dir) for split in ("train", "test"))
+        train, test = TfdsVideos.splits(name, key, data_dir)
     elif kind == "folder" and name:
-        stored = ArrayFolder.splits(name, key)
+        train, test = ArrayFolder.splits(name, key)
     else:
         raise ValueError(
             f"unknown source {source!r}; there are moving_digits, tfds:<name>, folder:<path>"
         )
-    train, test = stored
     return Splits(
         Clips(train, f"{source} train", train_length, size, count_train),
         Clips(test, f"{source} test", test_length, size, count_test),
     )
+
+
+def _published(test_file: str, data_dir: str | None) -> Source:
+    kind, _, name = test_file.partition(":")
+    if kind == "tfds":
+        return TfdsVideos(name, "test", data_dir=data_dir)
+    return TestFile(pathlib.Path(test_file))

@@ -94,8 +94,10 @@ class _Guarded:
         real = index < len(self.source)
         try:
             record = self.source[index if real else 0]
-        except Exception as error:
+        except (ValueError, OSError) as error:
             return _Failure(error)
+        except Exception as error:  # of a type that may not survive the way out of a process
+            return _Failure(RuntimeError(f"record {index}: {error!r}"))
         return {**record, "weight": np.float32(real)}
 
 
@@ -103,9 +105,13 @@ def _stack(records: Sequence[Record | _Failure]) -> Record | _Failure:
     for record in records:
         if isinstance(record, _Failure):
             return record
-    shapes = [{key: np.shape(value) for key, value in record.items()} for record in records]
-    if any(shape != shapes[0] for shape in shapes):
-        return _Failure(ValueError(f"records of one batch differ in shape: {shapes}"))
+    kind = lambda record: {
+        key: (np.shape(x), np.asarray(x).dtype.name) for key, x in record.items()
+    }
+    for record in records[1:]:
+        if kind(record) != kind(records[0]):
+            text = f"records of one batch differ: {kind(records[0])}, {kind(record)}"
+            return _Failure(ValueError(text))
     return {key: np.stack([record[key] for record in records]) for key in records[0]}
 
 

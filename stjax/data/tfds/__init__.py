@@ -27,6 +27,21 @@ class TfdsVideos(OpenedLate):
     key: str | None = None
     data_dir: str | None = None
 
+    @classmethod
+    def splits(
+        cls, name: str, key: str | None = None, data_dir: str | None = None
+    ) -> tuple["TfdsVideos", "TfdsVideos"]:
+        """For training and testing: train, and test or validation; a lone split is cut 5 to 1."""
+        stored = open_builder(name, data_dir).info.splits
+        held_out = [split for split in ("test", "validation") if split in stored]
+        if "train" in stored and held_out:
+            names = ("train", held_out[0])
+        else:
+            only = next(iter(stored))
+            end = stored[only].num_examples * 5 // 6
+            names = (f"{only}[:{end}]", f"{only}[{end}:]")
+        return tuple(cls(name, split, key, data_dir) for split in names)
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -46,6 +61,17 @@ def open_split(name: str, split: str, data_dir: str | None = None) -> Any:
         ValueError: no data set of that name, or no such split.
         FileNotFoundError: the data set is not prepared, or not as array_record.
     """
+    builder = open_builder(name, data_dir)
+    try:
+        return builder.as_data_source(split)
+    except (NotImplementedError, AssertionError, FileNotFoundError) as error:
+        raise FileNotFoundError(f"tfds:{name}: not readable ({_line(error)})") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"tfds:{name}: {_line(error)}") from None
+
+
+def open_builder(name: str, data_dir: str | None = None) -> Any:
+    """The TFDS builder of a prepared data set, by name or by its folder; errors as `open_split`."""
     import tensorflow_datasets as tfds
 
     _let_videos_do_without_tensorflow()
@@ -62,12 +88,7 @@ def open_split(name: str, split: str, data_dir: str | None = None) -> Any:
             f"tfds:{name}: not prepared in {builder.data_dir}; once, where TensorFlow is installed:"
             f" tfds build {name} --file_format=array_record"
         )
-    try:
-        return builder.as_data_source(split)
-    except (NotImplementedError, AssertionError, FileNotFoundError) as error:
-        raise FileNotFoundError(f"tfds:{name}: not readable ({_line(error)})") from None
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"tfds:{name}: {_line(error)}") from None
+    return builder
 
 
 def _let_videos_do_without_tensorflow():
