@@ -28,17 +28,16 @@ def test_own_outputs_and_true_frames():
         taught = call(video, None, None, None)
         assert_close(call(video, None, None, jnp.ones((2, 5))), taught)
 
-        seen, state = call(video[:, :3], None, None, None)
-        outputs = [seen]
-        for _ in range(2):
-            output, state = call(outputs[-1][:, -1:], None, state, None)
+        outputs, states = [], [None]
+        for t in range(5):
+            frame = video[:, t : t + 1] if t < 3 else outputs[-1]
+            output, state = call(frame, None, states[-1], None)
             outputs.append(output)
-        truth = jnp.ones((2, 5), bool).at[:, 3:].set(False)
+            states.append(state)
+        truth = jnp.ones((2, 5)).at[:, 3:].set(0)
         whole = call(video, None, None, truth)
-        assert_close(whole, (jnp.concatenate(outputs, 1), state))
-
-        _, state = call(video[:, :3], None, None, truth[:, :3])
-        assert_close(call(video[:, 3:], None, state, truth[:, 3:])[0], whole[0][:, 3:])
+        assert_close(whole, (jnp.concatenate(outputs, 1), states[-1]))
+        assert_close(call(video[:, 3:], None, states[3], truth[:, 3:])[0], whole[0][:, 3:])
 
 
 @pytest.mark.parametrize(

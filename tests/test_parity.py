@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from stjax.convert.rules import from_official, to_official
-from tests import golden_files, parity
+from tests import golden_files, parity, quick
 
 DRIVERS = {
     name: driver
     for module in pkgutil.iter_modules(parity.__path__)
     for name, driver in importlib.import_module(f"tests.parity.{module.name}").DRIVERS.items()
 }
-# Nearly all of a case's time is compilation, so tiny graphs are compiled without optimisation.
-UNOPTIMISED = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def driver_of(golden):
@@ -43,8 +41,7 @@ def compute(golden, case, dtype):
         run = jax.grad(loss, argnums=(0, 1), has_aux=True)
     else:
         run = lambda params, of_inputs: (({}, {}), loss(params, of_inputs)[1])
-    compiled = jax.jit(run).lower(params, of_inputs).compile(compiler_options=UNOPTIMISED)
-    (by_params, by_inputs), outputs = jax.device_get(compiled(params, of_inputs))
+    (by_params, by_inputs), outputs = jax.device_get(quick.jit(run)(params, of_inputs))
     grads = {**to_official(case.rules, by_params), **by_inputs}
     return {**outputs, **{f"grad:{key}": grads[key] for key in wanted if key in grads}}
 

@@ -22,4 +22,5 @@ def repeat(block: type[nn.Module], length: int, remat: bool = False) -> type[nn.
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         length=length,
+        unroll=True if length == 1 else 1,
     )
