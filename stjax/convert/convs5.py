@@ -49,7 +49,9 @@ def module(config: Config) -> PixelPredictor | TokenPredictor:
         "decoder_blocks": config["decoder"]["blocks"],
         "actions": config["action_dim"],
         "action_features": config["action_embed_dim"],
-        "action_dropout": config["action_dropout_rate"] if config["dropout_actions"] else 0.0,
+        "action_dropout": (
+            config.get("action_dropout_rate", 0.0) if config["dropout_actions"] else 0.0
+        ),
     }
     if config["model"].endswith("_noVQ"):
         return PixelPredictor(**fields, channels=config["channels"])

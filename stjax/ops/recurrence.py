@@ -4,8 +4,6 @@ No model writes its own scan: state-space layers, gated recurrences and the like
 `linear_recurrence`, which knows what is fast where.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -103,11 +101,15 @@ def _sequential(decay, inputs, initial, axis, reverse):
     decay, inputs = jnp.moveaxis(decay, axis, 0), jnp.moveaxis(inputs, axis, 0)
     initial = jnp.zeros_like(inputs[0]) if initial is None else initial
 
-    def step(state: State, decay: State, inputs: State) -> tuple[State, State]:
-        state = decay * state + inputs
+    constant = decay[0] if len(decay) == 1 else None
+
+    def step(state: State, now: tuple[State | None, State]) -> tuple[State, State]:
+        decay, inputs = now
+        state = (decay if constant is None else constant) * state + inputs
         return state, state
 
-    last, states = _scan(step, initial, decay, inputs, reverse)
+    now = (decay if constant is None else None), inputs
+    last, states = lax.scan(step, initial, now, reverse=reverse)
     return jnp.moveaxis(states, 0, axis), last
 
 
@@ -133,26 +135,18 @@ def _chunked(decay, inputs, initial, axis, reverse, chunk):
     decay, inputs = jnp.moveaxis(decay, axis, 0), jnp.moveaxis(inputs, axis, 0)
     initial = jnp.zeros_like(inputs[0]) if initial is None else initial
     length = len(inputs)
-    padding = -length % chunk
+    decay = jnp.broadcast_to(decay, (length, *decay.shape[1:]))
 
     def cut(array: State, fill: float) -> State:
         # Steps that change nothing fill up the last chunk, whichever way it is run through.
-        widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
+        widths = [(0, -length % chunk)] + [(0, 0)] * (array.ndim - 1)
         array = jnp.pad(array, widths, constant_values=fill)
         return array.reshape(-1, chunk, *array.shape[1:])
 
-    def step(state: State, decay: State, inputs: State) -> tuple[State, State]:
-        states, last = _associative(decay, inputs, state, 0, reverse)
+    def step(state: State, now: tuple[State, State]) -> tuple[State, State]:
+        states, last = _associative(*now, state, 0, reverse)
         return last, states
 
-    decay = decay[None] if len(decay) == 1 else cut(decay, 1)
-    last, states = _scan(step, initial, decay, cut(inputs, 0), reverse)
+    last, states = lax.scan(step, initial, (cut(decay, 1), cut(inputs, 0)), reverse=reverse)
     states = states.reshape(-1, *states.shape[2:])[:length]
     return jnp.moveaxis(states, 0, axis), last
-
-
-def _scan(step: Callable, initial: State, decay: State, inputs: State, reverse: bool):
-    """lax.scan of `step(state, decay, inputs)`; a decay of length one is not copied over time."""
-    if len(decay) == 1:
-        return lax.scan(lambda x, b: step(x, decay[0], b), initial, inputs, reverse=reverse)
-    return lax.scan(lambda x, now: step(x, *now), initial, (decay, inputs), reverse=reverse)

@@ -1,5 +1,7 @@
 """NVlabs/ConvSSM: ConvS5, its baselines and their parts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -27,15 +29,14 @@ def pixels(model, inner_outputs):
 
         def forward(variables, inputs):
             video, (actions, dropped) = jnp.asarray(inputs["video"]), told(config, inputs)
-            (predicted, state), inner = module.apply(
-                variables, video[:, :-1], actions[:, 1:], dropped=dropped, mutable="intermediates"
+            apply = functools.partial(
+                module.apply, variables, video[:, :-1], actions[:, 1:], dropped=dropped
             )
-            steps = decoded(inputs, predicted.shape[1] - ahead)
-            labels = video[:, config["n_cond"] :]
-            loss, parts = pixel_loss(
-                predicted[:, ahead:][:, steps], labels[:, steps], config["loss_weight"]
-            )
+            (predicted, state), inner = apply(mutable="intermediates")
             inner = inner["intermediates"]
+            chosen, steps = decoded(inputs, predicted, apply, ahead)
+            labels = video[:, config["n_cond"] :][:, steps]
+            loss, parts = pixel_loss(chosen, labels, config["loss_weight"])
             return loss, {
                 "loss": loss,
                 "mse_loss": parts["mse"],
@@ -62,28 +63,27 @@ def told(config, inputs):
     return actions, dropped
 
 
-def decoded(inputs, steps):
-    """The predictions that enter the loss: all, or those that the file says were drawn."""
-    drawn = [inputs[name] for name in ("idxs", "indices", "frames") if name in inputs]
-    return drawn[0] if drawn else jnp.arange(steps)
+def decoded(inputs, predicted, apply, ahead=0):
+    """The predictions that enter the loss, and their steps: all, or those drawn in the file."""
+    drawn = [jnp.asarray(inputs[name]) for name in ("idxs", "indices", "frames") if name in inputs]
+    if drawn:
+        return apply(frames=ahead + drawn[0])[0], drawn[0]
+    return predicted[:, ahead:], jnp.arange(predicted.shape[1] - ahead)
 
 
 def generated(golden, module, variables, video, actions):
-    """The context's frames at once, then frame by frame from the last of them."""
-    context = golden.config["context"]
-    steps = video.shape[1] + golden.config.get("extra", 0) - context
-    later = jnp.pad(actions, ((0, 0), (0, golden.config.get("extra", 0))))[:, context:]
-    state = None
-    if context > 1:
-        _, state = module.apply(variables, video[:, : context - 1], actions[:, 1:context])
+    """The context's frames at once, then frame by frame, each prediction fed back."""
+    context, extra = golden.config["context"], golden.config.get("extra", 0)
+    actions = jnp.pad(actions, ((0, 0), (0, extra)))
+    predicted, state = module.apply(variables, video[:, :context], actions[:, 1 : context + 1])
 
     def step(frame, state, action):
         frames, state = module.apply(variables, frame[:, None], action[:, None], state)
         return frames[:, 0], state
 
-    if state is None:
-        raise ValueError("a context of one frame leaves no state to scan from")
-    return generate(step, state, video[:, context - 1], steps, (later.T,))[0]
+    later = actions[:, context + 1 :].T
+    frames, _ = generate(step, state, predicted[:, -1], len(later), (later,))
+    return jnp.concatenate([predicted[:, -1:], frames], axis=1)
 
 
 def of_convs5(inner, state):
@@ -103,41 +103,47 @@ def of_transformer(inner, state):
     }
 
 
-def tokens(golden):
-    sizes = {name: golden.config[name] for name in ("n_codes", "code_dim")}
-    config = {**golden.config["config"], **sizes, "model": "convS5"}
-    module = convs5.module(config)
+def tokens(model):
+    """A token model."""
 
-    def forward(variables, inputs):
-        # The stand-in for the VQ-GAN is an input, not a weight.
-        table = {"table": {"embedding": inputs["code_table"]}}
-        variables = {"params": {**variables["params"], **table}}
-        tokens, (actions, dropped) = jnp.asarray(inputs["tokens"]), told(config, inputs)
-        visible, context = None, config.get("open_loop_ctx_1")
-        if config["causal_masking"]:
-            visible = causal_visibility(dropped, tokens.shape[1] - 1, context)
-        (logits, _), inner = module.apply(
-            variables,
-            tokens[:, :-1],
-            actions[:, 1:],
-            dropped=dropped,
-            visible=visible,
-            mutable="intermediates",
-        )
-        labels = tokens[:, config["n_cond"] :]
-        if config["causal_masking"]:
-            loss = causal_token_loss(logits, labels, dropped, context)
-        else:
-            steps = decoded(inputs, logits.shape[1])
-            loss = token_loss(logits[:, steps], labels[:, steps])
-        return loss, {
-            "loss": loss,
-            "deter": inner["intermediates"]["mixed"][0],
-            "logits": logits,
-            "argmax": logits.argmax(-1),
-        }
+    def driver(golden):
+        sizes = {name: golden.config[name] for name in ("n_codes", "code_dim")}
+        config = {**golden.config["config"], **sizes, "model": model}
+        module = convs5.module(config)
 
-    return Case(forward, convs5.rules(config), convs5.LEFT_OUT)
+        def forward(variables, inputs):
+            # The stand-in for the VQ-GAN is an input, not a weight.
+            table = {"table": {"embedding": inputs["code_table"]}}
+            variables = {"params": {**variables["params"], **table}}
+            tokens, (actions, dropped) = jnp.asarray(inputs["tokens"]), told(config, inputs)
+            visible, context = None, config.get("open_loop_ctx_1")
+            if config["causal_masking"]:
+                visible = causal_visibility(dropped, tokens.shape[1] - 1, context)
+            apply = functools.partial(
+                module.apply,
+                variables,
+                tokens[:, :-1],
+                actions[:, 1:],
+                dropped=dropped,
+                visible=visible,
+            )
+            (logits, _), inner = apply(mutable="intermediates")
+            labels = tokens[:, config["n_cond"] :]
+            if config["causal_masking"]:
+                loss = causal_token_loss(logits, labels, dropped, context)
+            else:
+                chosen, steps = decoded(inputs, logits, apply)
+                loss = token_loss(chosen, labels[:, steps])
+            return loss, {
+                "loss": loss,
+                "deter": inner["intermediates"]["mixed"][0],
+                "logits": logits,
+                "argmax": logits.argmax(-1),
+            }
+
+        return Case(forward, convs5.rules(config), convs5.LEFT_OUT)
+
+    return driver
 
 
 def ssm(golden):
@@ -211,7 +217,8 @@ DRIVERS = {
     "CONVS5_NOVQ": pixels("convS5_noVQ", of_convs5),
     "CONVLSTM_NOVQ": pixels("convLSTM_noVQ", of_convlstm),
     "TRANSFORMER_NOVQ": pixels("transformer_noVQ", of_transformer),
-    "CONVS5": tokens,
+    "CONVS5": tokens("convS5"),
+    "TRANSFORMER": tokens("transformer"),
     "ConvS5SSM": ssm,
     "hippo_initializer": hippo,
     "Codebook": codebook,
