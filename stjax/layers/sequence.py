@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stjax.layers.repeat import trips_at_once
+
 
 class SequenceLayer(nn.Module):
     """A mixer with its residual connection, norm and dropout; itself a mixer.
@@ -83,6 +85,7 @@ class Stack(nn.Module):
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.depth,
+            unroll=trips_at_once(self.depth),
         )
         kept = [jnp.zeros_like(x) for _ in self.skips]
         (x, _), state = run(
