@@ -57,6 +57,7 @@ class Stack(nn.Module):
         layer: factory of one layer, a mixer that keeps its input's shape; called with a `name`.
         depth: number of layers.
         skips: pairs (source, target): the input of layer `source` is added to that of `target`.
+            Layers past the depth are not there, and their pairs do nothing.
         remat: recompute each layer in the backward pass instead of keeping its inner values.
     """
 
