@@ -41,9 +41,9 @@ def get_config(scale="tiny"):
         config.sampling.update(change=1 / 3_000, stop=3_000)
     if scale == "tiny":
         config.model.update(hidden=(32, 32), patch=2, kernel_size=5)
-        config.sampling.update(change=1 / 1_000, stop=1_000)
+        config.sampling.update(change=1 / 400, stop=400)
         config.optimizer.peak = 3e-3
-        config.train.update(batch=16, steps=2_000)
+        config.train.update(batch=16, steps=800)
     return config
 
 

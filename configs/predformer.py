@@ -50,7 +50,7 @@ def get_config(scale="tiny"):
     if scale == "tiny":
         config.model.update(layers=2, patch=4, dim=64, heads=4, head_dim=16)
         config.optimizer.peak = 3e-3
-        config.train.update(batch=32, steps=1_200)
+        config.train.update(batch=16, steps=1_000)
     return config
 
 

@@ -41,7 +41,7 @@ def get_config(scale="tiny"):
         config.model.update(hid_S=16, N_S=2)
         config.translator.update(hid_T=64, N_T=4, mlp_ratio=4.0)
         config.optimizer.peak = 5e-3
-        config.train.update(batch=32, steps=1_200)
+        config.train.update(batch=16, steps=1_000)
     return config
 
 

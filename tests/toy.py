@@ -84,7 +84,7 @@ def get_config(scale="tiny"):
             "model": {"width": 64},
             "task": {"explode_at": -1},
             "data": {"count": 256, "broken": -1},
-            "optimizer": {"peak": 5e-3, "schedule": "warmup_cosine", "schedule_args": {"warmup": 2}},
+            "optimizer": {"peak": 5e-3, "schedule_args": {"warmup": 2}},
             "train": {"batch": 16, "steps": 12, "seed": 0, "accumulate": 1, "ema": 0.0},
             "run": {
                 "mesh": {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1},

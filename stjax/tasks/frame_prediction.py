@@ -68,7 +68,7 @@ class FramePrediction:
         clip = self._clip(batch, self.context + self.horizon)
         forward = self._next_frames if self.model.predicts == "next" else self._future_frames
         prediction, target, updates = forward(variables, clip, key, step)
-        value = LOSSES[self.loss_name](prediction, target)
+        value = LOSSES[self.loss_name](prediction.astype(target.dtype), target)
         return value, Aux(metrics={}, updates=updates)
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Video:
@@ -135,6 +135,7 @@ class FramePrediction:
         while length < self.horizon:
             key, model_key = jax.random.split(key)
             inputs, updates = self._apply(variables, inputs, model_key)
+            inputs = inputs.astype(clip.dtype)
             variables = {**variables, **updates}
             predictions.append(inputs)
             length += inputs.shape[1]
@@ -152,7 +153,11 @@ class FramePrediction:
 
     def _generate(self, variables, context):
         """Rolls a next-frame model out: reads the context, then its own predictions."""
-        read = lambda clip, state: self.model.apply(variables, clip, state=state)
+
+        def read(clip, state):
+            # A model that computes in bfloat16 also answers in it; what is fed back is float32.
+            prediction, state = self.model.apply(variables, clip, state=state)
+            return prediction.astype(clip.dtype), state
 
         def step(frame, state):
             prediction, state = read(frame[:, None], state)
@@ -167,7 +172,8 @@ class FramePrediction:
         """Feeds a clip-to-clip model its own output until the horizon is reached."""
         predictions, length = [context], 0
         while length < self.test_horizon:
-            predictions.append(self.model.apply(variables, predictions[-1]))
+            prediction = self.model.apply(variables, predictions[-1])
+            predictions.append(prediction.astype(context.dtype))
             length += predictions[-1].shape[1]
         return jnp.concatenate(predictions[1:], 1)[:, : self.test_horizon]
 

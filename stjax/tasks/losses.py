@@ -1,24 +1,66 @@
-"""Losses between predicted and true frames `(b, t, h, w, c)`, in the model's range."""
+"""Losses between predicted and true frames, in the model's range, and between codes."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jax import nn as jnn
+from jaxtyping import Array, Bool, Float, Int
 
 Frames = Float[Array, "b t h w c"]
 
 
-def mse(prediction: Frames, target: Frames) -> Float[Array, ""]:
+def mse(predicted: Frames, frames: Frames) -> Float[Array, ""]:
     """Mean squared error over all values: OpenSTL, PredFormer, SimVP."""
-    return jnp.mean(jnp.square(prediction - target))
+    return jnp.mean(jnp.square(predicted - frames))
 
 
-def half_mse_half_l1(prediction: Frames, target: Frames) -> Float[Array, ""]:
-    """ConvSSM's pixel loss: squared and absolute error, half each.
+def pixel_loss(
+    predicted: Float[Array, "b t h w c"], frames: Float[Array, "b t h w c"], balance: float = 0.5
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """balance * mse + (1 - balance) * l1, and both.
 
-    Both are summed over width and channels and averaged over the other axes, as published.
+    As published, errors are summed over width and channels and averaged over all other axes.
     """
-    error = prediction - target
-    per_row = 0.5 * jnp.square(error) + 0.5 * jnp.abs(error)
-    return jnp.mean(jnp.sum(per_row, axis=(-2, -1)))
+    error = predicted - frames
+    reduce = lambda error: error.sum((-2, -1)).mean()
+    parts = {"mse": reduce(jnp.square(error)), "l1": reduce(jnp.abs(error))}
+    return balance * parts["mse"] + (1 - balance) * parts["l1"], parts
 
 
-LOSSES = {"mse": mse, "half_mse_half_l1": half_mse_half_l1}
+def token_loss(
+    logits: Float[Array, "b t h w codes"],
+    tokens: Int[Array, "b t h w"],
+    smoothing: float = 0.01,
+    excluded: Bool[Array, "b"] | None = None,
+) -> Float[Array, ""]:
+    """Cross entropy with smoothed labels, summed over the map, averaged over batch and time.
+
+    As published, an excluded sample is not left out of the average: the labels take its logits'
+    place, so that it adds a constant.
+    """
+    codes = logits.shape[-1]
+    labels = (1 - smoothing) * jnn.one_hot(tokens, codes, dtype=logits.dtype) + smoothing / codes
+    if excluded is not None:
+        logits = jnp.where(excluded[:, None, None, None, None], labels, logits)
+    return optax.softmax_cross_entropy(logits, labels).sum((-2, -1)).mean()
+
+
+def causal_token_loss(
+    logits: Float[Array, "b t h w codes"],
+    tokens: Int[Array, "b t h w"],
+    dropped: Bool[Array, "b"],
+    context: int,
+    smoothing: float = 0.01,
+) -> Float[Array, ""]:
+    """`token_loss` under causal masking: what each sample is asked for, as published.
+
+    Samples that are told their actions: the predictions of frames from `context` on. The others,
+    which see everything: all predictions. `logits[:, k]` predicts `tokens[:, k]`, the codes of
+    frame k + 1.
+    """
+    late = slice(context - 1, None)
+    return token_loss(logits[:, late], tokens[:, late], smoothing, dropped) + token_loss(
+        logits, tokens, smoothing, ~dropped
+    )
+
+
+LOSSES = {"mse": mse, "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0]}

@@ -166,8 +166,10 @@ class Checkpoints:
             if reason is None:
                 raise
             kept = self.steps
-            rest = f"the checkpoint of step {kept[-1]} is intact" if kept else "none was saved before"
-            raise RunError(f"cannot save a checkpoint in {self.folder}: {reason}; {rest}") from error
+            rest = f"that of step {kept[-1]} is intact" if kept else "none was saved before"
+            raise RunError(
+                f"cannot save a checkpoint in {self.folder}: {reason}; {rest}"
+            ) from error
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

@@ -176,7 +176,9 @@ def _report(session: Session, state: Any, started: float) -> None:
         "pictures": [str(path.relative_to(session.workdir)) for path in pictures],
         "devices": [device.device_kind for device in session.mesh.devices.flat],
         "versions": {
-            "python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxlib": jaxlib.__version__,
         },
         "config": experiment.config,
     }

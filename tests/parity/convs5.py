@@ -7,14 +7,10 @@ import jax.numpy as jnp
 
 from stjax.convert import convs5
 from stjax.layers.codebook import Codebook
-from stjax.models.prediction.convs5 import (
-    causal_token_loss,
-    causal_visibility,
-    pixel_loss,
-    token_loss,
-)
+from stjax.models.prediction.convs5 import causal_visibility
 from stjax.ops.ssm import hippo_normal, zero_order_hold
 from stjax.processes.autoregressive import generate
+from stjax.tasks.losses import causal_token_loss, pixel_loss, token_loss
 from tests.parity import Case
 
 

@@ -1,0 +1,95 @@
+"""Every system's config and recipe: sizes at paper scale, ablations, and one run from nothing."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.__main__ import systems
+from stjax.train import cli, plan
+from stjax.train.config import override
+
+SLUGS = [row["slug"] for row in systems()]
+# Fewest pixels and frames that a paper's model accepts, for shapes alone.
+OFFLINE = {"data.digits": "sklearn", "run.workers": "0"}
+
+
+def modules(slug):
+    config = importlib.import_module(f"configs.{slug}")
+    return config, importlib.import_module(f"experiments.{slug}").experiment
+
+
+def abstract_params(experiment):
+    batch = {name: np.asarray(x)[None] for name, x in experiment.data.train[0].items()}
+    shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
+    return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_paper_scale_has_the_published_number_of_parameters(slug):
+    config, build = modules(slug)
+    experiment = build(override(config.get_config("paper"), OFFLINE))
+    assert abstract_params(experiment) == config.FACTS["parameters"]
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_a_training_step_of_each_arm_can_be_traced(slug, scale):
+    config, build = modules(slug)
+    arms = {"default": {}, **(config.ablations() if scale == "tiny" else {})}
+    for name, fields in arms.items():
+        assignments = OFFLINE | {field: str(value) for field, value in fields.items()}
+        experiment = build(override(config.get_config(scale), assignments))
+        batch = {key: np.asarray(x)[None] for key, x in experiment.data.train[0].items()}
+        key = jax.random.key(0)
+        variables = jax.eval_shape(experiment.task.init, key, batch)
+        loss, _ = jax.eval_shape(experiment.task.loss, variables, batch, key, np.int32(0))
+        assert loss.shape == (), f"{slug} {scale} {name}"
+
+
+def test_published_counts_of_convs5_and_its_baselines():
+    config, build = modules("convs5")
+    shorter = {"model.features": "128", "convs5.state_size": "128"}
+    arms = {
+        "convs5 600": shorter,
+        "convlstm": {"model.mixer": "convlstm"},
+        "convlstm 600": {"model.mixer": "convlstm", **shorter},
+        "transformer": {"model.mixer": "transformer"},
+    }
+    for name, fields in arms.items():
+        experiment = build(override(config.get_config("paper"), OFFLINE | fields))
+        assert abstract_params(experiment) == config.FACTS["parameters_of"][name], name
+
+
+def test_one_command_trains_evaluates_draws_and_reports(tmp_path, capsys):
+    config, build = modules("predformer")
+    fields = {
+        "model.layers": 1, "model.dim": 16, "model.heads": 2, "model.head_dim": 8,
+        "train.steps": 4, "train.batch": 8, "test.count_test": 10, "run.eval_batch": 8,
+        "run.mesh.data": 1,
+    }
+    arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+    cli.main(build, config, ["train", f"--workdir={tmp_path}", *arguments])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["best_trivial"] in report["trivial"]
+    assert {path.split(".")[-1] for path in report["pictures"]} == {"png", "gif"}
+    assert "of the best trivial predictor's" in capsys.readouterr().out.splitlines()[-1]
+    cli.main(build, config, ["predict", f"--workdir={tmp_path}", *arguments])
+    assert str(tmp_path / "media") in capsys.readouterr().err
+
+
+def test_the_list_of_systems():
+    out = subprocess.run(
+        [sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(slug in out for slug in SLUGS)
+
+
+def test_collectives_are_read_off_a_program():
+    program = "%a = (f32[8,4]{1,0}, f32[2]{0}) all-reduce(%x, %y), replica_groups={}\n" \
+              "%b = bf16[16]{0} all-gather-start(%z)"
+    assert plan.collectives(program) == {"all-gather": (1, 32), "all-reduce": (1, 136)}
