@@ -20,7 +20,7 @@ def sinusoidal(positions: Num[Array, "*n"], features: int) -> Float[Array, "*n f
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def sinusoid(positions: int, dim: int, base: float = 10_000) -> np.ndarray:
+def sinusoid_table(positions: int, dim: int, base: float = 10_000) -> np.ndarray:
     """Sines and cosines of positions 0, 1, ..., interleaved (Vaswani et al. 2017): (position, dim).
 
     Entry 2k is the sine and entry 2k + 1 the cosine of position / base^(2k / dim). A constant of

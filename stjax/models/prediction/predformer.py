@@ -20,7 +20,7 @@ from stjax.layers.initializers import torch_default, torch_default_bias
 from stjax.layers.repeat import repeat
 from stjax.layers.stochastic_depth import DropPath
 from stjax.ops.patches import patchify, unpatchify
-from stjax.ops.positions import sinusoid
+from stjax.ops.positions import sinusoid_table
 
 OPTIONS = {
     "order": ("full", "S-T", "T-S", "TS", "ST", "TST", "STS", "TSST", "STTS"),
@@ -227,7 +227,7 @@ class PredFormer(nn.Module):
         shape = (steps, patches, self.dim)
         if self.position == "learned":
             return self.param("position", nn.initializers.normal(0.02), shape, self.param_dtype)
-        return sinusoid(steps * patches, self.dim).reshape(shape)
+        return sinusoid_table(steps * patches, self.dim).reshape(shape)
 
     def _dense(self, inputs, outputs, name):
         return nn.Dense(
