@@ -48,9 +48,9 @@ def get_config(scale="tiny"):
     if scale == "small":
         config.train.update(batch=64, steps=6_000, precision="bfloat16")
     if scale == "tiny":
-        config.model.update(layers=2, patch=4, dim=64, heads=4, head_dim=16)
+        config.model.update(layers=1, patch=4, dim=64, heads=4, head_dim=16)
         config.optimizer.peak = 3e-3
-        config.train.update(batch=16, steps=1_000)
+        config.train.update(batch=16, steps=2_400)
     return config
 
 

@@ -9,11 +9,12 @@ import configs
 def systems() -> list[dict[str, str]]:
     """One row a system, read from its config module's docstring and FACTS."""
     rows = []
-    for info in sorted(pkgutil.iter_modules(configs.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"configs.{info.name}")
+    names = sorted(info.name for info in pkgutil.iter_modules(configs.__path__))
+    for name in (name for name in names if not name.startswith("_")):
+        module = importlib.import_module(f"configs.{name}")
         rows.append(
             {
-                "slug": info.name,
+                "slug": name,
                 "family": module.FACTS["family"],
                 "parameters": f"{module.FACTS['parameters']:,}",
                 "title": module.__doc__.strip().splitlines()[0],
