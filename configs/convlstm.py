@@ -43,7 +43,7 @@ def get_config(scale="tiny"):
         config.model.update(hidden=(32, 32), patch=2, kernel_size=5)
         config.sampling.update(change=1 / 400, stop=400)
         config.optimizer.peak = 3e-3
-        config.train.update(batch=16, steps=800)
+        config.train.update(batch=16, steps=1_000)
     return config
 
 

@@ -10,9 +10,11 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from stjax.train import mesh as meshes
+from stjax.train import state as states
 from stjax.train.cli import main
 from stjax.train.config import override
 from stjax.train.errors import RunError
@@ -28,7 +30,7 @@ def session(workdir, **fields):
 def run(workdir, **fields):
     """Trains the toy system; returns its last state."""
     with session(workdir, **fields) as opened:
-        return jax.device_get(fit(opened))
+        return jax.device_get(fit(opened)[0])
 
 
 def losses(workdir):
@@ -100,6 +102,20 @@ def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(tmp_path, undist
         run(tmp_path)
     monkeypatch.setattr(toy.Points, "__getitem__", source)
     assert same(run(tmp_path), undisturbed[1])
+    steps = list(losses(tmp_path))
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 12
+
+
+def test_the_moving_average_is_what_is_evaluated():
+    task = toy.Regression(toy.Network())
+    batch = {name: x[None] for name, x in toy.Points(1)[0].items()}
+    before = states.create(task, optax.sgd(0.1), jax.random.key(0), batch, ema=0.75)
+    first = jax.device_get(before.params)
+    after, _ = states.update(task, optax.sgd(0.1), before, batch, jax.random.key(1), ema=0.75)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, first, after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), expected, after.ema)
+    assert after.variables["params"] is after.ema
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
@@ -154,7 +170,7 @@ def test_a_damaged_record_ends_the_run_with_its_name(tmp_path):
         (["--config.train.batch=18", "--config.run.mesh.data=4"], r"train.batch: 18 is not divis"),
         (["--config.run.mesh.data=16"], r"needs 16 devices; there are 8"),
         (["--config.run.parallelism=xmap"], r"'xmap' is none of \('jit', 'pmap'\)"),
-        (["--config.optimizer.schedule=linear"], r"'linear' is none of"),
+        (["--config.optimizer.peak=high"], r"'optimizer.peak' is of type float"),
         (["evaluate"], r"holds no checkpoint; train first"),
     ],
 )
@@ -176,6 +192,7 @@ def test_verbs_leave_report_and_pictures(tmp_path, capsys):
     )
     assert all((tmp_path / path).stat().st_size for path in report["pictures"])
     assert str(tmp_path / "report.json") in capsys.readouterr().out.splitlines()[-1]
+    assert any(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir())
     main(toy.experiment, toy.CONFIGS, ["evaluate", "--checkpoint=best", f"--workdir={tmp_path}"])
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["metrics"] == report["metrics"]

@@ -1,15 +1,8 @@
 """Alike blocks as one scanned block, so that compile time does not grow with depth."""
 
 import flax.linen as nn
-import jax
 
-
-def trips_at_once(length: int) -> int:
-    """How many of a loop's blocks are compiled one after another: all on a CPU, one elsewhere.
-
-    On a CPU, XLA's convolutions run some twenty times slower within a loop than outside it.
-    """
-    return length if jax.default_backend() == "cpu" else 1
+from stjax.ops.loops import trips_at_once
 
 
 def repeat(block: type[nn.Module], length: int, remat: bool = False) -> type[nn.Module]:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from stjax.layers.repeat import trips_at_once
+from stjax.ops.loops import trips_at_once
 
 
 class SequenceLayer(nn.Module):

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from stjax.ops.conv import conv, conv_kernel_gradient
+from stjax.ops.loops import trips_at_once
 
 Kernels = Mapping[str, Float[Array, "kh kw i o"]]
 Step = Callable[[Callable[[str, Array], Array], Any, Any, Any], tuple[Any, Any]]
@@ -58,7 +59,7 @@ class _Convolver:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(step, kernels, params, carry, xs):
-    return lax.scan(lambda carry, x: step(_Convolver(kernels), params, carry, x), carry, xs)
+    return _loop(lambda carry, x: step(_Convolver(kernels), params, carry, x), carry, xs)
 
 
 def _forward(step, kernels, params, carry, xs):
@@ -69,7 +70,7 @@ def _forward(step, kernels, params, carry, xs):
             carry, y = step(convolve, params, carry, x)
             return carry, (y, convolve.inputs)
 
-        carry, (ys, inputs) = lax.scan(body, carry, (xs, probes))
+        carry, (ys, inputs) = _loop(body, carry, (xs, probes))
         return (carry, ys), inputs
 
     probes = _zero_probes(step, kernels, params, carry, xs)
@@ -89,6 +90,10 @@ def _backward(step, residuals, cotangents):
 
 
 _scan.defvjp(_forward, _backward)
+
+
+def _loop(body, carry, xs):
+    return lax.scan(body, carry, xs, unroll=trips_at_once(len(jax.tree.leaves(xs)[0])))
 
 
 def _zero_probes(step, kernels, params, carry, xs):

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +53,6 @@ class Checkpoints:
                     [preserve.LatestN(keep_last), best]
                 ),
                 best_fn=lambda metrics: -metrics[headline],
-                cleanup_tmp_directories=True,
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -82,6 +82,11 @@ class Checkpoints:
             config=ocp.args.JsonSave(config),
         )
         self._guarded(lambda: self._manager.save(step, args=args, metrics=metrics, force=True))
+
+    def remove_unfinished(self) -> None:
+        """Removes what a killed process was writing; only for the one process that will write."""
+        for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises as `save` does."""

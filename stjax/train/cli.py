@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
 
 import jax
 import jaxlib
@@ -26,6 +25,7 @@ from stjax.train.errors import RunError
 from stjax.train.experiment import Experiment
 from stjax.train.fit import Session, Stopped, fit, say
 from stjax.train.plan import parameters, plan
+from stjax.train.state import TrainState
 from stjax.train.writer import Writer
 
 SCALES = ("tiny", "small", "paper")
@@ -63,14 +63,15 @@ def train(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Nam
     del arguments
     started = time.perf_counter()
     with Session(experiment, workdir) as session:
-        _report(session, fit(session), started)
+        _report(session, *fit(session), started)
 
 
 def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Evaluates the last or the best checkpoint of a run."""
     started = time.perf_counter()
     with Session(experiment, workdir) as session:
-        _report(session, _stored_state(session, arguments.checkpoint), started)
+        state = _stored_state(session, arguments.checkpoint)
+        _report(session, state, session.evaluate(state), started)
 
 
 def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
@@ -147,17 +148,18 @@ def _stored_state(session: Session, which: str):
     return state
 
 
-def _draw(session: Session, state: Any) -> list[pathlib.Path]:
+def _draw(session: Session, state: TrainState) -> list[pathlib.Path]:
     step = int(state.step)
     with Writer(session.workdir, step, session.experiment.config) as writer:
         return writer.pictures(step, session.pictures(state))
 
 
-def _report(session: Session, state: Any, started: float) -> None:
+def _report(
+    session: Session, state: TrainState, metrics: evaluation.Report, started: float
+) -> None:
     """Writes report.json and pictures; prints what was reached and where to look."""
     experiment = session.experiment
     headline = experiment.task.headline
-    metrics = session.evaluate(state)
     trivial = evaluation.evaluate_trivial(
         experiment.task, session.sample_training_batches(), session.test_batches()
     )

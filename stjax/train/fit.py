@@ -110,8 +110,11 @@ class Session:
         self.checkpoints.close()
 
 
-def fit(session: Session) -> TrainState:
+def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     """Trains from the newest checkpoint, or from the start, to the last step.
+
+    Returns:
+        The last state and its metrics on the test set.
 
     Raises:
         RunError: a loss that is not finite (the step is named; the last good checkpoint stays),
@@ -120,6 +123,7 @@ def fit(session: Session) -> TrainState:
     """
     experiment = session.experiment
     settings, steps = experiment.run, experiment.train.steps
+    session.checkpoints.remove_unfinished()
     data = session.training_data()
     state = session.restore(data)
     if state is None:
@@ -127,7 +131,7 @@ def fit(session: Session) -> TrainState:
     start = int(state.step)
     if start:
         say(f"continuing from the checkpoint of step {start} in {session.workdir}")
-    train_step = session.stepper.step(session.key)
+    train_step, metrics = session.stepper.step(session.key), None
     state = session.stepper.place(state)
     with (
         Writer(session.workdir, start, experiment.config, settings.wandb) as writer,
@@ -154,7 +158,8 @@ def fit(session: Session) -> TrainState:
                 session.checkpoints.wait()
                 raise Stopped(step, signals.caught)
     session.checkpoints.wait()
-    return session.stepper.whole(state)
+    state = session.stepper.whole(state)
+    return state, metrics or session.evaluate(state)
 
 
 def _next(data: Iterator[Any], step: int) -> Any:

@@ -1,0 +1,16 @@
+"""How loops are compiled."""
+
+import jax
+
+# Longer loops would take too long to compile one trip after another.
+_LONGEST_UNROLLED = 32
+
+
+def trips_at_once(length: int) -> int:
+    """Trips of a loop that convolves which are compiled one after another (`unroll`).
+
+    All of a short loop's on a CPU, where XLA's convolutions run up to twenty times slower within a
+    loop than outside it; else one.
+    """
+    unrolled = jax.default_backend() == "cpu" and length <= _LONGEST_UNROLLED
+    return length if unrolled else 1
