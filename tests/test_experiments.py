@@ -79,7 +79,10 @@ def test_one_command_trains_evaluates_draws_and_reports(tmp_path, capsys):
     assert {path.split(".")[-1] for path in report["pictures"]} == {"png", "gif"}
     assert "of the best trivial predictor's" in capsys.readouterr().out.splitlines()[-1]
     cli.main(build, config, ["predict", f"--workdir={tmp_path}", *arguments])
-    assert str(tmp_path / "media") in capsys.readouterr().err
+    assert str(tmp_path / "media") in capsys.readouterr().out
+    with np.load(tmp_path / "predictions.npz") as arrays:
+        assert arrays["predictions"].shape == (8, 5, 16, 16, 1)
+        assert arrays["video"].shape == (8, 10, 16, 16, 1)
 
 
 def test_the_list_of_systems():

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import jax
 import jaxlib
+import numpy as np
 from ml_collections import ConfigDict
 
 from stjax.train import config as configs
@@ -75,10 +76,14 @@ def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.
 
 
 def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
-    """Draws a checkpoint's predictions."""
+    """Draws a checkpoint's predictions of the first test batch, and writes them as arrays."""
     with Session(experiment, workdir) as session:
-        for path in _draw(session, _stored_state(session, arguments.checkpoint)):
-            say(str(path))
+        state = _stored_state(session, arguments.checkpoint)
+        batch, predictions = session.example_predictions(state)
+        arrays = workdir / "predictions.npz"
+        np.savez(arrays, **batch, predictions=predictions)
+        for path in (arrays, *_draw(session, state, batch, predictions)):
+            print(path)
 
 
 def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
@@ -148,10 +153,10 @@ def _stored_state(session: Session, which: str):
     return state
 
 
-def _draw(session: Session, state: TrainState) -> list[pathlib.Path]:
-    step = int(state.step)
-    with Writer(session.workdir, step, session.experiment.config) as writer:
-        return writer.pictures(step, session.pictures(state))
+def _draw(session: Session, state: TrainState, batch, predictions) -> list[pathlib.Path]:
+    experiment, step = session.experiment, int(state.step)
+    with Writer(session.workdir, step, experiment.config) as writer:
+        return writer.pictures(step, experiment.task.render(predictions, batch))
 
 
 def _report(
@@ -160,12 +165,10 @@ def _report(
     """Writes report.json and pictures; prints what was reached and where to look."""
     experiment = session.experiment
     headline = experiment.task.headline
-    trivial = evaluation.evaluate_trivial(
-        experiment.task, session.sample_training_batches(), session.test_batches()
-    )
+    trivial = session.evaluate_trivial()
     best = min(trivial, key=lambda name: trivial[name][headline])
     ratio = metrics[headline] / trivial[best][headline]
-    pictures = _draw(session, state)
+    pictures = _draw(session, state, *session.example_predictions(state))
     report = {
         "step": int(state.step),
         "parameters": parameters(state),

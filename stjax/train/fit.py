@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -59,21 +60,25 @@ class Session:
         record = self.experiment.data.train[0]
         return {name: np.asarray(value)[None] for name, value in record.items()}
 
-    def training_data(self):
+    def training_data(self, workers: int = 0):
+        """Endless training batches, an iterator whose position can be saved; to be closed."""
         train = self.experiment.train
         return pipeline(
             self.experiment.data.train, train.batch, shuffle=True, repeat=True, seed=train.seed,
-            workers=self.experiment.run.workers,
+            workers=workers,
         )
 
-    def test_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def test_batches(self):
+        """One pass over the test set, its last batch padded; to be closed."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         batch = -(-self.experiment.run.eval_batch // ways) * ways
         return pipeline(self.experiment.data.test, batch)
 
-    def sample_training_batches(self, count: int = 16) -> list[dict[str, np.ndarray]]:
-        """A few training batches from the start of the data's order."""
-        return list(itertools.islice(self.training_data(), count))
+    def evaluate_trivial(self) -> dict[str, evaluation.Report]:
+        """Metrics of the trivial predictors, taught by the first sixteen training batches."""
+        with closing(self.training_data()) as train, closing(self.test_batches()) as test:
+            first = itertools.islice(train, 16)
+            return evaluation.evaluate_trivial(self.experiment.task, first, test)
 
     def check_config(self, stored: dict[str, Any]) -> None:
         changed = differences(self.experiment.identity, stored)
@@ -89,18 +94,21 @@ class Session:
         )
 
     def evaluate(self, state: TrainState) -> evaluation.Report:
-        task = self.experiment.task
-        return evaluation.evaluate(task, self.predict, state.variables, self.test_batches())
+        with closing(self.test_batches()) as batches:
+            return evaluation.evaluate(
+                self.experiment.task, self.predict, state.variables, batches
+            )
 
     def save(self, state: TrainState, data: Any, metrics: evaluation.Report | None) -> None:
         headline = self.experiment.task.headline
         score = metrics and {headline: metrics[headline]}
         self.checkpoints.save(state, data, self.experiment.identity, score)
 
-    def pictures(self, state: TrainState) -> dict[str, np.ndarray]:
-        batch = next(self.test_batches())
-        predictions = jax.device_get(self.predict(state.variables, batch))
-        return self.experiment.task.render(predictions, batch)
+    def example_predictions(self, state: TrainState) -> tuple[dict[str, np.ndarray], Any]:
+        """The first test batch, and what is predicted of it."""
+        with closing(self.test_batches()) as batches:
+            batch = next(batches)
+        return batch, jax.device_get(self.predict(state.variables, batch))
 
     def __enter__(self) -> "Session":
         return self
@@ -124,7 +132,7 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     experiment = session.experiment
     settings, steps = experiment.run, experiment.train.steps
     session.checkpoints.remove_unfinished()
-    data = session.training_data()
+    data = session.training_data(settings.workers)
     state = session.restore(data)
     if state is None:
         state = session.stepper.create(session.key, session.example)
@@ -134,6 +142,7 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     train_step, metrics = session.stepper.step(session.key), None
     state = session.stepper.place(state)
     with (
+        closing(data),
         Writer(session.workdir, start, experiment.config, settings.wandb) as writer,
         _Signals() as signals,
         _progress(start, steps) as bar,
@@ -170,7 +179,11 @@ def _next(data: Iterator[Any], step: int) -> Any:
 
 
 class _Logs:
-    """Holds the log of each step until it is due, so that steps need not wait for numbers."""
+    """Holds the log of each step until it is due, so that steps need not wait for numbers.
+
+    The host runs no more than two steps ahead of the devices: enough to keep them busy, and few
+    enough that a signal is soon obeyed and no queue of batches builds up.
+    """
 
     def __init__(self, writer: Writer, step: int):
         self._writer, self._held = writer, []
@@ -178,6 +191,7 @@ class _Logs:
 
     def add(self, step: int, logs: dict[str, jax.Array]) -> None:
         self._held.append((step, logs))
+        jax.block_until_ready(self._held[-3:-2])
 
     def flush(self) -> str:
         """Writes the mean since the last time; raises RunError at a number that is not finite."""
