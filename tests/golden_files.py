@@ -65,9 +65,11 @@ class Golden:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The official classes or functions that the file's reference names after `::`."""
-        text = self.manifest["reference"].partition("::")[2]
-        return tuple(re.findall(r"[A-Za-z_]\w*", text))
+        """What the file's reference names: "OpenSTL::SimVP_Model", repository and class."""
+        before, _, after = self.manifest["reference"].partition("::")
+        repository = re.search(r"/([\w.-]+)@", before)
+        repository = repository.group(1) if repository else before  # a library, or a paper
+        return tuple(f"{repository}::{name}" for name in re.findall(r"[A-Za-z_]\w*", after))
 
     @functools.cached_property
     def state(self) -> dict[str, np.ndarray]:

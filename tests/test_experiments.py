@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import systems
-from stjax.train import cli, plan
+from stjax.train import cli, flops, plan
 from stjax.train.config import override
 
 SLUGS = [row["slug"] for row in systems()]
@@ -34,6 +34,18 @@ def test_paper_scale_has_the_published_number_of_parameters(slug):
     config, build = modules(slug)
     experiment = build(override(config.get_config("paper"), OFFLINE))
     assert abstract_params(experiment) == config.FACTS["parameters"]
+
+
+@pytest.mark.parametrize("slug", [s for s in SLUGS if "macs" in modules(s)[0].FACTS])
+def test_paper_scale_costs_what_was_published(slug):
+    config, build = modules(slug)
+    task = (experiment := build(override(config.get_config("paper"), OFFLINE))).task
+    batch = {name: np.asarray(x)[None] for name, x in experiment.data.train[0].items()}
+    key = jax.random.key(0)
+    variables = jax.eval_shape(task.init, key, batch)
+    macs = flops.count(task.predict, variables, batch, key) / 2
+    # Depthwise convolutions, a percent of SimVP, are sums of shifts here and are not counted.
+    assert macs == pytest.approx(config.FACTS["macs"], rel=0.02)
 
 
 @pytest.mark.parametrize("slug", SLUGS)

@@ -210,12 +210,12 @@ def parts(name, array):
 
 
 DRIVERS = {
-    "CONVS5_NOVQ": pixels("convS5_noVQ", of_convs5),
-    "CONVLSTM_NOVQ": pixels("convLSTM_noVQ", of_convlstm),
-    "TRANSFORMER_NOVQ": pixels("transformer_noVQ", of_transformer),
-    "CONVS5": tokens("convS5"),
-    "TRANSFORMER": tokens("transformer"),
-    "ConvS5SSM": ssm,
-    "hippo_initializer": hippo,
-    "Codebook": codebook,
+    "ConvSSM::CONVS5_NOVQ": pixels("convS5_noVQ", of_convs5),
+    "ConvSSM::CONVLSTM_NOVQ": pixels("convLSTM_noVQ", of_convlstm),
+    "ConvSSM::TRANSFORMER_NOVQ": pixels("transformer_noVQ", of_transformer),
+    "ConvSSM::CONVS5": tokens("convS5"),
+    "ConvSSM::TRANSFORMER": tokens("transformer"),
+    "ConvSSM::ConvS5SSM": ssm,
+    "ConvSSM::hippo_initializer": hippo,
+    "ConvSSM::Codebook": codebook,
 }

@@ -30,4 +30,4 @@ def moving_mnist(golden):
     return Case(forward)
 
 
-DRIVERS = {"MovingMNIST": moving_mnist}
+DRIVERS = {"OpenSTL::MovingMNIST": moving_mnist}

@@ -53,4 +53,4 @@ def convssm(golden):
     return Case(forward)
 
 
-DRIVERS = {"metric": openstl, "ssim": convssm}
+DRIVERS = {"OpenSTL::metric": openstl, "ConvSSM::ssim": convssm}

@@ -73,4 +73,7 @@ def sampling(golden):
     return Case(forward)
 
 
-DRIVERS = {"ConvLSTM_Model": convlstm, "reserve_schedule_sampling_exp": sampling}
+DRIVERS = {
+    "OpenSTL::ConvLSTM_Model": convlstm,
+    "OpenSTL::reserve_schedule_sampling_exp": sampling,
+}

@@ -39,4 +39,4 @@ def model(golden):
     return Case(forward, convert.rules(golden.config))
 
 
-DRIVERS = {"PredFormer_Model": model}
+DRIVERS = {"PredFormer::PredFormer_Model": model}

@@ -26,4 +26,4 @@ def schedules(golden: Golden) -> Case:
     return Case(forward)
 
 
-DRIVERS = {"get_optim_scheduler": schedules}
+DRIVERS = {"OpenSTL::get_optim_scheduler": schedules}

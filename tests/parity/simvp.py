@@ -80,8 +80,7 @@ def block(golden):
 
 
 DRIVERS = {
-    "SimVP_Model": model,
-    "SimVP": model,
-    "SpatialAttention": attention,
-    "GASubBlock": block,
+    "OpenSTL::SimVP_Model": model,
+    "OpenSTL::SpatialAttention": attention,
+    "OpenSTL::GASubBlock": block,
 }
