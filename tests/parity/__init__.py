@@ -1,8 +1,8 @@
 """How each official network's golden files are computed with ours.
 
 A driver builds our module from a manifest alone and says what to compare. Drivers are found by
-the official repository and class that the manifest names, so that a new file, of another depth or option, is a
-new test without a new line.
+the official repository and class that the manifest names, so that a new file, of another depth or
+option, is a new test without a new line.
 """
 
 import dataclasses
