@@ -80,7 +80,7 @@ def get_config(scale="tiny"):
         )
         config.convs5.state_size = config.s5.state_size = 64
         config.transformer.update(features=128, heads=4, mlp_features=256, capacity=32)
-        config.optimizer.peak = 5e-3
+        config.optimizer.peak = 2e-3
         config.optimizer.schedule_args.update(warmup=50, decay_steps=800)
         config.train.update(batch=16, steps=800)
     return config
