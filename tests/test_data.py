@@ -529,7 +529,7 @@ def test_missing_tfds_sets_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"tfds:nonsense: not a data set of TFDS, nor prepared"):
         data.load("tfds:nonsense", data_dir=str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"tfds:mnist: not prepared in .*tfds build mnist"):
-        data.load(digits="tfds:mnist", data_dir=str(tmp_path))
+        data.load(digits="tfds:mnist", data_dir=str(tmp_path)).train[0]
 
 
 def test_importing_data_brings_in_neither_jax_nor_tensorflow():

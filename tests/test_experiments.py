@@ -97,6 +97,18 @@ def test_one_command_trains_evaluates_draws_and_reports(tmp_path, capsys):
         assert arrays["video"].shape == (8, 10, 16, 16, 1)
 
 
+def test_a_paper_is_planned_without_its_data(monkeypatch, tmp_path):
+    """MNIST is not at hand; a plan needs its shapes alone."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    config, build = modules("predformer")
+    fields = {"model.layers": "1", "train.batch": "8", "run.mesh.fsdp": "2"}
+    costs = plan.plan(build(override(config.get_config("paper"), fields)))
+    assert costs.devices == {"data": 4, "fsdp": 2}
+    # Nearly all parameters are matrices, cut in half over fsdp.
+    assert costs.params_bytes < 0.6 * 4 * costs.parameters
+    assert costs.collectives["all-reduce"][0] > 0
+
+
 def test_the_list_of_systems():
     out = subprocess.run(
         [sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True

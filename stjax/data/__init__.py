@@ -8,6 +8,7 @@ The record of a clip and the checks it passes are in `stjax.data.records`.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 from stjax.data import digits as digit_images
@@ -91,7 +92,7 @@ def load(
     test_length = context + (horizon if test_horizon is None else test_horizon)
     if source == "moving_digits":
         size = 64 if size is None else size
-        images = digit_images.load(digits, digit_size, data_dir)
+        images = _digits(digits, digit_size, data_dir)
         counts = (
             10_000_000 if count_train is None else count_train,
             1000 if count_test is None else count_test,
@@ -116,6 +117,17 @@ def load(
         Clips(train, f"{source} train", train_length, size, count_train),
         Clips(test, f"{source} test", test_length, size, count_test),
     )
+
+
+def _digits(name: str, size: int | None, data_dir: str | None):
+    """Training and test digits; those of TFDS, which may not be prepared here, are read late."""
+    if not name.startswith("tfds:"):
+        return digit_images.load(name, size, data_dir)
+    return tuple(functools.partial(_late_digits, name, size, data_dir, k) for k in range(2))
+
+
+def _late_digits(name: str, size: int | None, data_dir: str | None, split: int):
+    return digit_images.load(name, size, data_dir)[split]
 
 
 def _published(test_file: str, data_dir: str | None) -> Source:

@@ -5,11 +5,13 @@ the brighter pixel wins.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from stjax.data.records import Record
+from stjax.data.records import OpenedLate, Record
 
 # Distance a frame, in units of the free canvas (its side less the digit's).
 STEPS = {
@@ -19,11 +21,11 @@ STEPS = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MovingDigits:
+class MovingDigits(OpenedLate):
     """Sequences of moving digits; record i is a pure function of (seed, i).
 
     Attributes:
-        digits: images to draw from.
+        digits: images to draw from, or what reads them when the first sequence is drawn.
         size: height and width of the canvas.
         length: frames of a sequence.
         num_digits: digits on a canvas.
@@ -32,7 +34,7 @@ class MovingDigits:
         seed: entropy; several numbers keep streams apart, (seed, split).
     """
 
-    digits: UInt8[np.ndarray, "n d d"]
+    digits: UInt8[np.ndarray, "n d d"] | Callable[[], UInt8[np.ndarray, "n d d"]]
     size: int
     length: int
     num_digits: int = 2
@@ -43,10 +45,10 @@ class MovingDigits:
     def __post_init__(self):
         if self.motion not in STEPS:
             raise ValueError(f"unknown motion {self.motion!r}; there are {', '.join(STEPS)}")
-        if self.digits.shape[-1] > self.size:
-            raise ValueError(f"digits of {self.digits.shape[-1]} pixels on a canvas of {self.size}")
-        if min(len(self.digits), self.length, self.num_digits, self.count) < 1:
-            raise ValueError("digits, length, num_digits and count must be at least 1")
+        if min(self.length, self.num_digits, self.count) < 1:
+            raise ValueError("length, num_digits and count must be at least 1")
+        if not callable(self.digits):
+            self._images  # noqa: B018  (checks them)
 
     def __len__(self) -> int:
         return self.count
@@ -54,9 +56,24 @@ class MovingDigits:
     def __getitem__(self, index: int) -> Record:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*self.seed, index))))
         draws = rng.random((self.num_digits, 3))
-        chosen = self.digits[rng.integers(len(self.digits), size=self.num_digits)]
+        chosen = self._images[rng.integers(len(self._images), size=self.num_digits)]
         corners = trajectories(draws, self.length, self.size - chosen.shape[-1], STEPS[self.motion])
         return {"video": draw(chosen, corners, self.size)[..., None], "id": np.int32(index)}
+
+    @property
+    def spec(self) -> Record:
+        """A record of zeros: shapes and dtypes without reading a digit."""
+        shape = (self.length, self.size, self.size, 1)
+        return {"video": np.broadcast_to(np.uint8(0), shape), "id": np.int32(0)}
+
+    @functools.cached_property
+    def _images(self) -> UInt8[np.ndarray, "n d d"]:
+        images = self.digits() if callable(self.digits) else self.digits
+        if images.shape[-1] > self.size:
+            raise ValueError(f"digits of {images.shape[-1]} pixels on a canvas of {self.size}")
+        if not len(images):
+            raise ValueError("no digits to draw from")
+        return images
 
 
 def trajectories(

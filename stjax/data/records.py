@@ -14,7 +14,8 @@ class Source(Protocol):
     """Random access to records: dicts of numpy arrays, alike in shape and dtype.
 
     A clip is `{"video": (t, h, w, c) uint8 or float in [0, 1], "id": () int32}`. Reading is pure:
-    the same index gives the same record, in any order and in any process.
+    the same index gives the same record, in any order and in any process. A source that knows its
+    records' shapes beforehand has a `spec`, a record of zeros.
     """
 
     def __len__(self) -> int: ...

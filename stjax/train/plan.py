@@ -72,12 +72,14 @@ def plan(experiment: Experiment) -> Plan:
         accumulate=train.accumulate, ema=train.ema,
     )
     key = jax.random.key(train.seed)
+    source = experiment.data.train
+    record = source.spec if hasattr(source, "spec") else source[0]
     batch = {
         name: jax.ShapeDtypeStruct(
             (train.batch, *jnp.shape(value)), jnp.asarray(value).dtype,
             sharding=meshes.batch_sharding(mesh),
         )
-        for name, value in experiment.data.train[0].items()
+        for name, value in record.items()
     }
     one = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
     state = stepper.abstract_state(key, one)
