@@ -28,7 +28,12 @@ FIELDS = {
 def start(workdir, cache):
     fields = [f"--config.{name}={value}" for name, value in FIELDS.items()]
     command = [sys.executable, "-m", "experiments.predformer", f"--workdir={workdir}", *fields]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": ""}
+    environment = {
+        **os.environ,
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "XLA_FLAGS": "",
+    }
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
