@@ -53,8 +53,7 @@ def check(golden, case, dtype, tolerance):
     for key, theirs in golden.outputs.items():
         mine = np.asarray(ours[key])
         assert mine.shape == theirs.shape, f"{key}: {mine.shape} instead of {theirs.shape}"
-        # Gradients that are zero in theory are rounding noise of either side, well below 1e-8.
-        error = np.abs(mine.astype(np.float64) - theirs).max() / max(np.abs(theirs).max(), 1e-8)
+        error = np.abs(mine.astype(np.float64) - theirs).max() / max(np.abs(theirs).max(), 1e-12)
         if not error <= max(tolerance, case.tolerances.get(key, 0)):
             wrong[key] = float(error)
     assert not wrong, f"relative to the largest magnitude: {wrong}"

@@ -87,9 +87,10 @@ class FramePrediction:
         truth = self._future(batch)
         weight = batch.get("weight", jnp.ones(len(truth)))
         size = min(truth.shape[2:4])
-        by_frame = {name: f(predictions, truth) for name, f in _METRICS.items()}
-        by_frame |= {
-            name: f(predictions, truth) for name, (f, window) in _SSIM.items() if size >= window
+        by_frame = {
+            name: metric(predictions, truth)
+            for name, metric in video.METRICS.items()
+            if size >= _WINDOWS.get(name, 1)
         }
         values = {name: value.mean(1) for name, value in by_frame.items()}
         values["mse_by_frame"] = by_frame["mse"]
@@ -199,13 +200,5 @@ def _unit(frames: Any) -> Video:
     return jnp.asarray(frames)
 
 
-_METRICS = {
-    "mse": video.mse,
-    "mae": video.mae,
-    "rmse": video.rmse,
-    "mse_sum": video.mse_sum,
-    "mae_sum": video.mae_sum,
-    "psnr": video.psnr,
-}
-# With the side of the window that a frame has to hold.
-_SSIM = {"ssim": (video.ssim, 11), "ssim_openstl": (video.ssim_openstl, 7)}
+# Sides of the windows that a frame has to hold.
+_WINDOWS = {"ssim": 11, "ssim_openstl": 7}
