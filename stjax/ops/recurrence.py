@@ -4,10 +4,11 @@ No model writes its own scan: state-space layers, gated recurrences and the like
 `linear_recurrence`, which knows what is fast where.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
+
+from stjax.ops.measured import fastest
 
 State = Inexact[Array, "..."]
 
@@ -30,9 +31,9 @@ def linear_recurrence(
         inputs: any shape with a time axis, such as `(b, t, ..., c)`.
         initial: the state before the first step, the shape of `inputs` without the time axis;
             None is zero.
-        method: "sequential" (a loop; "auto" on CPU, where it is 2 to 5 times faster than the next
-            and needs a quarter of its memory), "associative" (logarithmic depth; "auto" elsewhere)
-            or "chunked" (associative within chunks, a loop over them: less memory on long clips).
+        method: "sequential" (a loop), "associative" (logarithmic depth), "chunked" (associative
+            within chunks, a loop over them: less memory on long clips) or "auto", the fastest of
+            them (see `stjax.ops.measured`).
         reverse: run from the last step to the first; `initial` then comes after the last step.
         axis: the time axis of `inputs`.
         chunk: steps to a chunk, for "chunked" alone.
@@ -46,7 +47,7 @@ def linear_recurrence(
     """
     decay, inputs, initial, axis = _checked(decay, inputs, initial, axis)
     if method == "auto":
-        method = "sequential" if jax.default_backend() == "cpu" else "associative"
+        method = fastest("linear_recurrence", inputs.shape[axis])
     if method == "sequential":
         return _sequential(decay, inputs, initial, axis, reverse)
     if method == "associative":
