@@ -57,7 +57,8 @@ def gated_linear_attention(
     """
     q, k, v, log_decay, initial = _checked(q, k, v, log_decay, initial, chunk)
     if method == "auto":
-        method = fastest("gated_linear_attention", q.shape[1])
+        of_channels = "channel_" if log_decay.shape[-1] > 1 else ""
+        method = fastest(f"{of_channels}gated_linear_attention", q.shape[1])
     if method == "sequential":
         return _sequential(q, k, v, log_decay, initial, chunk)
     if method == "associative":
