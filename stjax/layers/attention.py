@@ -3,9 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from stjax.ops.attention import attention
 
 
 class SelfAttention(nn.Module):
@@ -39,7 +40,7 @@ class SelfAttention(nn.Module):
         shape = (3, self.heads, self.head_dim)
         qkv = nn.DenseGeneral(shape, use_bias=self.qkv_bias, name="qkv", **common)(x)
         q, k, v = jnp.moveaxis(qkv, -3, 0)
-        out = jax.nn.dot_product_attention(q, k, v)
+        out = attention(q, k, v)
         if not self.project:
             return out.reshape(*x.shape[:-1], -1)
         out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **common)(out)
