@@ -352,6 +352,6 @@ def _tpu_kernel(decay, inputs, initial, states, last, *, steps, run):
         # The last chunk may hang over the end, with whatever lies there.
         return tuple(jnp.where(first + k < steps, a, b) for a, b in zip(after, state))
 
-    state = lax.fori_loop(0, chunk, step, tuple(ref[0] for ref in last))
+    state = lax.fori_loop(0, chunk, step, tuple(ref[0] for ref in last), unroll=8)
     for ref, part in zip(last, state):
         ref[0] = part
