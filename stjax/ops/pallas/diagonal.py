@@ -105,8 +105,9 @@ def _recur_forward(decay, inputs, initial, run):
 def _recur_backward(run, kept, cotangents):
     decay, states, initial = kept
     others, last = _recur(decay, *cotangents, run.transposed)
-    # The decay's gradient is, either way round, the lagged states times the plain ones a step back.
-    lagged, plain, start = (states, others, cotangents[1]) if run.lagged else (others, states, initial)
+    # The decay's gradient is, either way round, lagged states times the plain ones a step back.
+    lagged, plain = (states, others) if run.lagged else (others, states)
+    start = cotangents[1] if run.lagged else initial
     reverse = run.reverse != run.lagged
     plain = (plain[:, 1:], start[:, None]) if reverse else (start[:, None], plain[:, :-1])
     full = jnp.promote_types(decay.dtype, jnp.float32)
