@@ -1,6 +1,7 @@
 """Every method of `attention` against the definition, gradients included."""
 
 import functools
+import re
 
 import jax
 import jax.extend
@@ -290,27 +291,36 @@ def test_blocks_cost_what_the_mask_leaves_and_memory_is_linear():
     assert largest <= 2 * n * 8
 
 
-def test_auto_takes_what_the_mask_and_the_length_ask_for(monkeypatch):
-    taken = []
-    for method, (module, name) in {
-        "dense": (ops, "_dense"),
-        "windowed": (ops, "_windowed"),
-        "chunked": (chunked, "attend"),
-    }.items():
-        original = getattr(module, name)
-        spy = lambda *args, method=method, original=original, **keywords: (
-            taken.append(method) or original(*args, **keywords)
-        )
-        monkeypatch.setattr(module, name, spy)
-    for n, mask, method in [
+@pytest.mark.parametrize(
+    ("n", "mask", "method"),
+    [
         (64, ops.Causal(), "dense"),
         (300, ops.Causal(), "chunked"),
         (64, ops.Windows((64,), (8,)), "windowed"),
-    ]:
-        taken.clear()
-        x = jax.ShapeDtypeStruct((1, n, 1, 4), jnp.float32)
-        jax.eval_shape(functools.partial(attention, mask=mask), x, x, x)
-        assert taken[0] == method
+    ],
+)
+def test_auto_takes_what_the_mask_and_the_length_ask_for(n, mask, method):
+    x = jax.ShapeDtypeStruct((1, n, 1, 4), jnp.float32)
+    program = lambda method: re.sub(
+        r"0x\w+",
+        "",
+        str(jax.make_jaxpr(functools.partial(attention, mask=mask, method=method))(x, x, x)),
+    )
+    assert program("auto") == program(method)
+    assert program("auto") != program({"dense": "chunked"}.get(method, "dense"))
+
+
+def test_dropped_weights_are_made_up_for_by_the_others():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.standard_normal((64, 5, 2, 3)), jnp.float32) for _ in range(2))
+    v = jnp.eye(5)[None, :, None].repeat(64, 0).repeat(2, 2)  # what comes out are the weights
+    weights = attention(q, k, v)
+    dropped = attention(q, k, v, dropout=0.25, dropout_key=jax.random.key(0))
+    kept = dropped != 0
+    np.testing.assert_allclose(kept.mean(), 0.75, atol=0.03)
+    np.testing.assert_allclose(dropped[kept], weights[kept] / 0.75, 1e-5)
+    with pytest.raises(ValueError, match="^method: 'chunked'"):
+        attention(q, k, v, method="chunked", dropout=0.25, dropout_key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ Since JAX 0.11 Pallas warns that its Triton backend will be removed some day.
 import dataclasses
 import functools
 import math
-from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-EMPTY, PARTIAL, FULL = 0, 1, 2  # what a mask says of a block: how many of its pairs are visible
+from stjax.ops.attention.masks import EMPTY, FULL, PARTIAL, Mask
 
 
 class Launch(NamedTuple):
@@ -40,7 +39,7 @@ def block_sparse_attention(
     q: Float[Array, "b n h d"],
     k: Float[Array, "b m g d"],
     v: Float[Array, "b m g e"],
-    mask: Hashable,
+    mask: Mask,
     *,
     scale: float,
     block_q: int = 128,
@@ -103,7 +102,7 @@ def block_sparse_attention(
 class _Problem:
     """All that is known when the kernels are compiled."""
 
-    mask: Any
+    mask: Mask
     scale: float
     queries: int
     keys: int

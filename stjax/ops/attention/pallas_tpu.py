@@ -6,8 +6,6 @@ no query that sees nothing. Here is what makes one function of it, differentiabl
 
 import dataclasses
 import functools
-from collections.abc import Hashable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, Bool, Float, UInt8
 
-EMPTY, PARTIAL, FULL = 0, 1, 2  # what a mask says of a block: how many of its pairs are visible
+from stjax.ops.attention.masks import EMPTY, FULL, PARTIAL, Mask
+
 LANES = 128
 
 
@@ -24,7 +23,7 @@ def block_sparse_attention(
     q: Float[Array, "b n h d"],
     k: Float[Array, "b m g d"],
     v: Float[Array, "b m g e"],
-    mask: Hashable,
+    mask: Mask,
     *,
     scale: float,
     block_q: int = 512,
@@ -62,7 +61,7 @@ class _Shown(splash.Mask):
     softmax over nothing is NaN.
     """
 
-    mask: Any
+    mask: Mask
     queries: int
     keys: int
     block_q: int
