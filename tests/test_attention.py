@@ -319,7 +319,7 @@ def test_dropped_weights_are_made_up_for_by_the_others():
     kept = dropped != 0
     np.testing.assert_allclose(kept.mean(), 0.75, atol=0.03)
     np.testing.assert_allclose(dropped[kept], weights[kept] / 0.75, 1e-5)
-    with pytest.raises(ValueError, match="^method: 'chunked'"):
+    with pytest.raises(ValueError, match=r"^method: 'chunked'"):
         attention(q, k, v, method="chunked", dropout=0.25, dropout_key=jax.random.key(0))
 
 

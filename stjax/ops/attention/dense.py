@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from stjax.ops.attention.chunked import Start
+from stjax.ops.attention.chunked import Start, known
 from stjax.ops.attention.masks import Full, Mask
 
 Output = Float[Array, "b n h e"]
@@ -71,7 +71,7 @@ def dense(q, k, v, seen, bias, scale, dropout=0.0, dropout_key=None):
 
 def visible(mask, n, m, key_mask, query_start, key_start):
     """Who sees whom, broadcasting to (b, h, n, m), or None where all see all."""
-    if key_mask is None and isinstance(mask, Full) and chunked.known(key_start) and key_start >= 0:
+    if key_mask is None and isinstance(mask, Full) and known(key_start) and key_start >= 0:
         return None
     query, key = query_start + jnp.arange(n), key_start + jnp.arange(m)
     seen = mask.visible(query[:, None], key)

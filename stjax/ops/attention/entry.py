@@ -73,7 +73,7 @@ def attention(
         "chunked": "",
         "windowed": windowed.lacks(mask, at_start),
         "cudnn": cudnn.lacks(q, k, v, mask, at_start and plain and not with_logsumexp, backend),
-        "pallas": _pallas_lacks(at_start and plain, backend),
+        "pallas": _pallas_lacks(mask, at_start and plain, backend),
     }
     if dropout:
         lacks |= dict.fromkeys(lacks, "weights are dropped where all of them are at hand") | {
@@ -159,9 +159,9 @@ def _fastest(q, k, lacks):
     return next(method for method in wanted if not lacks[method])
 
 
-def _pallas_lacks(plain, backend):
+def _pallas_lacks(mask, plain, backend):
     if backend not in ("gpu", "tpu"):
-        return f"there is no such kernel for {backend}"
+        return f"{mask} runs on {backend}, not on a GPU or TPU"
     return "" if plain else "there is a bias, a key mask, or a start other than 0"
 
 
