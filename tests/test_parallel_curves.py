@@ -9,7 +9,7 @@ from stjax.train.config import override
 from stjax.train.fit import Session, fit
 
 SMALL = {
-    "data.size": "8", "data.digit_size": "4", "data.context": "5", "data.horizon": "4",
+    "data.size": "8", "data.digit_size": "4", "data.context": "3", "data.horizon": "2",
     "model.features": "16", "model.encoder_depths": "(8, 16)", "model.decoder_depths": "(8, 16)",
     "model.groups": "4", "convs5.state_size": "16", "optimizer.schedule_args.warmup": "2",
     "train.batch": "16", "train.steps": "8", "test.count_test": "16", "run.eval_batch": "16",
@@ -19,7 +19,9 @@ WAYS = {
     "one device": {"run.mesh.data": "1"},
     "jit, data 4 x fsdp 2": {"run.mesh.data": "4", "run.mesh.fsdp": "2"},
     "jit, sequence 2": {"run.mesh.data": "1", "run.mesh.sequence": "2"},
-    "jit, data 2 x sequence 4": {"run.mesh.data": "2", "run.mesh.sequence": "4"},
+    "jit, data 2 x sequence 4": {
+        "run.mesh.data": "2", "run.mesh.sequence": "4", "train.accumulate": "8"
+    },
     "pmap on 8": {"run.mesh.data": "8", "run.parallelism": "pmap"},
 }
 

@@ -8,7 +8,7 @@ the mesh stay what they were: a batch cut over them stays cut.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,16 @@ def check_divides(name: str, shape: tuple[int, ...], axis: int) -> None:
             f"{name}: time, axis {axis} of {shape}, is of {shape[axis]} steps, which do not "
             f"divide over the {ways()} devices of the mesh's axis {AXIS!r}"
         )
+
+
+def over_devices(
+    mesh: AbstractMesh, function: Callable[..., Any], in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """`function` on every device's stretches; the mesh's other axes are left to the compiler."""
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs,
+        axis_names={AXIS}, check_vma=False,
+    )
 
 
 def exchange_carries(
@@ -91,12 +101,6 @@ class _Run(NamedTuple):
     axis: int
     constant: bool
     mesh: AbstractMesh
-
-    def over_devices(self, function, in_specs, out_specs):
-        return jax.shard_map(
-            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs,
-            axis_names={AXIS}, check_vma=False,
-        )
 
     @property
     def timed(self) -> PartitionSpec:
@@ -157,8 +161,8 @@ def _forward(run, decay, inputs, initial):
         states, last, carry = _stretch(run, decay, inputs, initial)
         return states, last, jnp.expand_dims(carry, run.axis)
 
-    states, last, carries = run.over_devices(
-        stretch, (run.decays, run.timed, _WHOLE), (run.timed, _WHOLE, run.timed)
+    states, last, carries = over_devices(
+        run.mesh, stretch, (run.decays, run.timed, _WHOLE), (run.timed, _WHOLE, run.timed)
     )(decay, inputs, initial)
     return (states, last), (decay, states, carries)
 
@@ -175,7 +179,8 @@ def _backward(run, residuals, cotangents):
         by_decay = lax.psum(by_decay, AXIS) if run.constant else by_decay
         return by_decay.astype(decay.dtype), by_inputs, by_initial
 
-    return run.over_devices(
+    return over_devices(
+        run.mesh,
         stretch,
         (run.decays, run.timed, run.timed, run.timed, _WHOLE),
         (run.decays, run.timed, _WHOLE),
