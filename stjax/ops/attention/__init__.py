@@ -4,6 +4,7 @@ No model writes its own softmax over keys: full, causal, windowed and sparse att
 `attention`, which knows what is fast where.
 """
 
+from stjax.ops.attention.cache import Cache, extend
 from stjax.ops.attention.dense import naive_attention
 from stjax.ops.attention.entry import METHODS, attention, merge
 from stjax.ops.attention.masks import (
@@ -34,6 +35,7 @@ __all__ = [
     "BlockSparse",
     "Blocks",
     "Both",
+    "Cache",
     "Causal",
     "Dilated",
     "Either",
@@ -47,6 +49,7 @@ __all__ = [
     "SlidingWindow",
     "Windows",
     "attention",
+    "extend",
     "merge",
     "naive_attention",
 ]
