@@ -11,6 +11,7 @@ from stjax.ops import sequence_parallel
 from stjax.ops.attention import Causal, FrameCausal, Full, SlidingWindow
 from stjax.ops.recurrence import linear_recurrence
 from stjax.ops.ring_attention import ring_attention
+from stjax.train import flops
 from stjax.train import mesh as meshes
 from stjax.train.cli import main
 from stjax.train.config import override
@@ -143,24 +144,25 @@ def test_a_scan_over_space_is_not_cut():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_carries_may_be_matrices(reverse):
     """S -> P S + L, as in a delta rule: eight devices, each with one such step."""
-    products, lasts, initial = array(0, (8, 3, 3)), array(1, (8, 3, 2)), array(2, (3, 2))
+    arguments = array(0, (8, 3, 3)), array(1, (8, 3, 2)), array(2, (3, 2))
 
-    def local(product, last):
+    def local(product, last, initial):
         carry, final = sequence_parallel.exchange_carries(
             product[0], last[0], initial, reverse=reverse, apply=jnp.matmul
         )
         return carry[None], final
 
-    one = PartitionSpec("sequence")
-    run = sequence_parallel.over_devices(
-        EIGHT.abstract_mesh, local, (one, one), (one, PartitionSpec())
+    def naive(products, lasts, initial):
+        step = lambda state, now: (now[0] @ state + now[1], state)
+        final, carries = jax.lax.scan(step, initial, (products, lasts), reverse=reverse)
+        return carries, final
+
+    cut, whole = PartitionSpec("sequence"), PartitionSpec()
+    shared = sequence_parallel.over_devices(
+        EIGHT.abstract_mesh, local, (cut, cut, whole), (cut, whole)
     )
-    carries, final = under(EIGHT, run)(products, lasts)
-    state = initial
-    for k in range(8)[:: -1 if reverse else 1]:
-        np.testing.assert_allclose(carries[k], state, atol=1e-6)
-        state = products[k] @ state + lasts[k]
-    np.testing.assert_allclose(final, state, atol=1e-6)
+    alone = under(ONE, values_and_gradients(naive))(*arguments)
+    assert_close(under(EIGHT, values_and_gradients(shared))(*arguments), alone, 1e-5)
 
 
 def attention(mask):
@@ -191,6 +193,13 @@ def test_a_ring_goes_no_further_than_the_mask_reaches():
     ).get("collective-permute", (0, 0))[0]
     assert permutes(Full()) == 2  # keys and values, in the body of the loop
     assert permutes(SlidingWindow(0, 0)) == 0
+
+
+def test_what_devices_compute_is_counted_once_for_each():
+    qkv = [array(seed, (2, 16, 2, 4)) for seed in range(3)]
+    ring = lambda *qkv: ring_attention(*qkv, block=4)
+    counts = [flops.count(traced(mesh, ring), *qkv) for mesh in (ONE, FOUR, BOTH)]
+    assert counts == [2 * 2 * 2 * 16 * 16 * (4 + 4)] * 3
 
 
 def test_a_ring_in_bfloat16():
