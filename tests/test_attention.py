@@ -120,6 +120,14 @@ def test_windows_have_the_numbers_and_gradients_of_the_definition(problem, block
     compare(problem, ("dense", "chunked", "windowed"), block)
 
 
+@pytest.mark.parametrize("kind", ["full", "sliding", "dilated", "radial"])
+def test_the_last_block_may_be_short(kind):
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, 37, 4, 3), "k": (2, 50, 2, 3), "v": (2, 50, 2, 2)}
+    arrays = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    compare((LINEAR_MASKS[kind], arrays, {}), ("chunked",), block=16)
+
+
 def test_a_bias_within_windows_goes_with_the_places_in_them():
     """Laid out by hand: tokens 1 and 2 of every shifted window of a ring of eight, and so on."""
     mask = ops.Windows((8,), (4,), (2,))

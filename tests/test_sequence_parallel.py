@@ -1,5 +1,7 @@
 """Time cut over eight simulated devices: the numbers of one device, and little that travels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments import convs5
 from stjax.ops import sequence_parallel
-from stjax.ops.attention import Causal, FrameCausal, Full, SlidingWindow
+from stjax.ops.attention import Causal, FrameCausal, Full, SlidingWindow, attention
 from stjax.ops.recurrence import linear_recurrence
-from stjax.ops.ring_attention import ring_attention
 from stjax.train import flops
 from stjax.train import mesh as meshes
 from stjax.train.cli import main
 from stjax.train.config import override
 from stjax.train.plan import collectives, plan
 from tests import quick
+
+ring_attention = functools.partial(attention, over_time=True)
 
 ONE, TWO, FOUR, EIGHT = (meshes.make({"sequence": ways}) for ways in (1, 2, 4, 8))
 BOTH = meshes.make({"data": 2, "sequence": 4})

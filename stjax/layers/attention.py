@@ -123,5 +123,6 @@ class StreamingAttention(nn.Module):
             key_start=first,
             dropout=dropped,
             dropout_key=self.make_rng("dropout") if dropped else None,
+            over_time=state is None,
         )
         return nn.DenseGeneral(channels, axis=(-2, -1), **types, name="out")(y), cache

@@ -6,7 +6,7 @@ No model writes its own softmax over keys: full, causal, windowed and sparse att
 
 from stjax.ops.attention.cache import Cache, extend
 from stjax.ops.attention.dense import naive_attention
-from stjax.ops.attention.entry import METHODS, attention, merge
+from stjax.ops.attention.entry import METHODS, attention
 from stjax.ops.attention.masks import (
     EMPTY,
     FULL,
@@ -25,6 +25,7 @@ from stjax.ops.attention.masks import (
     SlidingWindow,
     Windows,
 )
+from stjax.ops.attention.parts import merge
 from stjax.ops.attention.radial import Radial, RadialBlocks
 
 __all__ = [

@@ -1,13 +1,13 @@
 """The one entry: what it refuses, and which kernel it takes."""
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from stjax.ops.attention import chunked, cudnn, windowed
+from stjax.ops import sequence_parallel
+from stjax.ops.attention import chunked, cudnn, ring, windowed
 from stjax.ops.attention.chunked import Start
 from stjax.ops.attention.dense import LogSumExp, Output, dense, visible
 from stjax.ops.attention.masks import Full, Mask, Windows
@@ -32,6 +32,7 @@ def attention(
     with_logsumexp: bool = False,
     dropout: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    over_time: bool = False,
 ) -> Output | tuple[Output, LogSumExp]:
     """softmax(scale q k^T + bias) v over the keys that the mask shows each query.
 
@@ -55,6 +56,9 @@ def attention(
             a multiple of 128 on a TPU).
         with_logsumexp: whether to return the logarithm of the softmax's denominator too.
         dropout, dropout_key: rate at which weights are dropped; by "dense" alone.
+        over_time: the tokens run along time: under a mesh with an axis "sequence" they are cut over
+            its devices, and keys and values travel round them (see `stjax.ops.attention.ring`),
+            whatever the method. False for tokens of space.
 
     Returns:
         (b, n, h, e) in the common dtype of q, k and v, and, if asked for, the log-sum-exp of the
@@ -62,12 +66,20 @@ def attention(
 
     Raises:
         ValueError: shapes that do not fit, each other or the mask; an unknown method, or one that
-            has not this mask, these arguments or this backend.
+            has not this mask, these arguments or this backend; tokens that the mesh's axis
+            "sequence" does not divide.
     """
     q, k, v = _checked(q, k, v, mask, bias, key_mask, query_start, key_start, block)
     at_start = chunked.known(query_start, key_start) and (query_start, key_start) == (0, 0)
     backend = jax.default_backend()
     plain = bias is None and key_mask is None
+    if over_time and sequence_parallel.ways() > 1:
+        if not (at_start and plain) or with_logsumexp or dropout:
+            raise ValueError(
+                "over_time: tokens cut over devices take no bias, key mask, start, dropout, and "
+                "give no log-sum-exp"
+            )
+        return ring.ring_attention(q, k, v, mask, scale=scale, block=block)
     lacks = {
         "dense": "",
         "chunked": "",
@@ -104,23 +116,6 @@ def attention(
                 q, k, v, mask, bias=bias, key_mask=key_mask, scale=scale, block=block, **places
             )
     return (y, lse) if with_logsumexp else y
-
-
-def merge(parts: Sequence[tuple[Output, LogSumExp]]) -> tuple[Output, LogSumExp]:
-    """One result from those over different keys: their mean weighted by exp(lse).
-
-    A key that several parts count counts several times. A query that sees no key in any part gets
-    zeros and -inf.
-    """
-    outputs = jnp.stack([y for y, _ in parts])
-    lses = jnp.stack([lse for _, lse in parts])
-    top = jax.lax.stop_gradient(lses.max(0))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    weights = jnp.exp(lses - top)
-    total = weights.sum(0)
-    nothing, total = total == 0, jnp.where(total == 0, 1, total)
-    y = ((weights / total)[..., None] * outputs).sum(0)
-    return y.astype(outputs.dtype), jnp.where(nothing, -jnp.inf, top + jnp.log(total))
 
 
 def _checked(q, k, v, mask, bias, key_mask, query_start, key_start, block):

@@ -14,42 +14,35 @@ from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from stjax.ops.attention import EMPTY, Full, Mask, attention, chunked, merge
-from stjax.ops.sequence_parallel import AXIS, check_divides, over_devices, ways
+from stjax.ops.attention import chunked
+from stjax.ops.attention.masks import EMPTY, Mask
+from stjax.ops.attention.parts import merge
+from stjax.ops.sequence_parallel import AXIS, check_divides, over_devices
 
 
 def ring_attention(
     q: Float[Array, "b n h d"],
     k: Float[Array, "b m g d"],
     v: Float[Array, "b m g e"],
-    mask: Mask = Full(),  # noqa: B008
+    mask: Mask,
     *,
-    scale: float | None = None,
-    block: int = 128,
+    scale: float | None,
+    block: int,
 ) -> Float[Array, "b n h e"]:
-    """`attention` with the tokens of q, k and v cut over the mesh's axis "sequence".
+    """`attention` with the tokens of q, k and v, of one dtype, cut over the axis "sequence".
 
     Every device keeps its queries. Keys and values go from device to device, and what each part of
     them gives is merged by its log-sum-exp. They go round once more for the gradient, their own
     gradients with them, so that no device ever holds more than its share. They go no further than
-    the mask reaches, and a device passes by the parts of which its queries see nothing. Without
-    such a mesh it is `attention`.
-
-    Args:
-        q, k, v, mask, scale, block: as in `attention`; the mask's positions are those in the whole
-            sequence.
+    the mask reaches, and a device passes by the parts of which its queries see nothing. Masks
+    speak of positions in the whole sequence.
 
     Raises:
-        ValueError: numbers of tokens that the axis does not divide, shapes that do not fit.
+        ValueError: numbers of tokens that the axis does not divide.
     """
-    if ways() == 1:
-        return attention(q, k, v, mask, scale=scale, block=block)
     check_divides("q", q.shape, 1)
     check_divides("k", k.shape, 1)
-    mask.check(q.shape[1], k.shape[1])
-    dtype = jnp.result_type(q, k, v)
-    ring = _Ring(mask, scale, block, jax.sharding.get_abstract_mesh())
-    return _attend(ring, q.astype(dtype), k.astype(dtype), v.astype(dtype))
+    return _attend(_Ring(mask, scale, block, jax.sharding.get_abstract_mesh()), q, k, v)
 
 
 class _Ring(NamedTuple):
