@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from stjax.ops import sequence_parallel
+from stjax.ops import pallas, sequence_parallel
 from stjax.ops.measured import fastest
 
 State = Inexact[Array, "..."]
@@ -37,8 +37,8 @@ def linear_recurrence(
         initial: the state before the first step, the shape of `inputs` without the time axis;
             None is zero.
         method: "sequential" (a loop), "associative" (logarithmic depth), "chunked" (associative
-            within chunks, a loop over them: less memory on long clips) or "auto", the fastest of
-            them (see `stjax.ops.measured`).
+            within chunks, a loop over them: less memory on long clips), "pallas" (one kernel, for
+            a gpu or a tpu) or "auto", the fastest of them (see `stjax.ops.measured`).
         reverse: run from the last step to the first; `initial` then comes after the last step.
         axis: the time axis of `inputs`.
         chunk: steps to a chunk, for "chunked" alone.
@@ -50,8 +50,8 @@ def linear_recurrence(
         of `initial`.
 
     Raises:
-        ValueError: a shape that does not fit, an unknown method, steps that the mesh's axis
-            "sequence" does not divide.
+        ValueError: a shape that does not fit, an unknown method, "pallas" on a CPU, steps that the
+            mesh's axis "sequence" does not divide.
     """
     decay, inputs, initial, axis = _checked(decay, inputs, initial, axis)
     scan = functools.partial(_scan, method=method, axis=axis, chunk=chunk)
@@ -71,8 +71,10 @@ def _scan(decay, inputs, initial, *, method, reverse, axis, chunk):
         return _associative(decay, inputs, initial, axis, reverse)
     if method == "chunked":
         return _chunked(decay, inputs, initial, axis, reverse, chunk)
+    if method == "pallas":
+        return _pallas(decay, inputs, initial, axis, reverse)
     raise ValueError(
-        f"method: {method!r} is none of 'auto', 'sequential', 'associative', 'chunked'"
+        f"method: {method!r} is none of 'auto', 'sequential', 'associative', 'chunked', 'pallas'"
     )
 
 
@@ -228,3 +230,10 @@ def _chunked(decay, inputs, initial, axis, reverse, chunk):
     last, states = lax.scan(step, initial, (cut(decay, 1), cut(inputs, 0)), reverse=reverse)
     states = states.reshape(-1, *states.shape[2:])[:length]
     return jnp.moveaxis(states, 0, axis), last
+
+
+def _pallas(decay, inputs, initial, axis, reverse):
+    target = pallas.target()
+    from stjax.ops.pallas import diagonal
+
+    return diagonal.linear_recurrence(decay, inputs, initial, axis, reverse=reverse, target=target)

@@ -245,7 +245,8 @@ def _gpu_walk(step, carry, decay, inputs, inside, steps, length, run):
     """Runs `step(time, decay, inputs, carry) -> carry` over the program's segment of time."""
     dtype = jax.tree.leaves(carry)[0].dtype
     constant = _gpu_load(decay, ..., inside, dtype) if decay[0].ndim == 1 else None
-    first = pl.program_id(2) * length
+    # Of the default integers: the interpreter mixes them with what it indexes by.
+    first = pl.program_id(2).astype(int) * length
     here = jnp.minimum(length, steps - first)
 
     def stretch(start, ahead, carry):

@@ -26,10 +26,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
-# GPU. A chunk's states are held in registers, four values of a state to a thread, hence 8 steps. A
-# program has 32 channels, halved down to 8 until there are 128 programs, one for each of a large
-# GPU's multiprocessors: the wider they are, the fewer parts of the gradients of B and C.
-GPU_CHUNK, GPU_VALUES, GPU_CHANNELS, GPU_FEWEST_CHANNELS, GPU_PROGRAMS = 8, 4, 32, 8, 128
+# GPU. A program has 512 values of the state, 32 channels of 16 modes, four to a thread, and the
+# states of a chunk fit the registers: hence 8 steps. Channels are halved, down to 8, until there
+# are 128 programs, one for each of a large GPU's multiprocessors; the wider they are, the fewer
+# parts there are of the gradients of B and C.
+GPU_CHUNK, GPU_STATE, GPU_VALUES, GPU_FEWEST_CHANNELS, GPU_PROGRAMS = 8, 512, 4, 8, 128
 # TPU. Rows are read by whole tiles, 16 rows in bfloat16, hence a chunk. Steps lie along the lanes
 # of B and C, hence 128 to a program. 256 channels are one's if they divide and the modes are few.
 TPU_CHUNK, TPU_STEPS, LANES, TPU_FEW_MODES = 16, 128, 128, 32
@@ -268,10 +269,11 @@ def _turned(items, turn: bool) -> list:
 
 def _gpu_layout(size: Size, run: Run) -> Layout:
     b, t, g, c, n = size
-    block = min(pl.next_power_of_2(c), GPU_CHANNELS)
+    width = pl.next_power_of_2(n)
+    block = min(pl.next_power_of_2(c), max(GPU_STATE // width, 1))
     while block > GPU_FEWEST_CHANNELS and b * g * pl.cdiv(c, block) < GPU_PROGRAMS:
         block //= 2
-    blocks, chunks, width = pl.cdiv(c, block), pl.cdiv(t, GPU_CHUNK), pl.next_power_of_2(n)
+    blocks, chunks = pl.cdiv(c, block), pl.cdiv(t, GPU_CHUNK)
     return Layout(
         grid=(blocks, g, b),
         shapes={
