@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stjax.ops.selective_scan import METHODS, naive_selective_scan, selective_scan
+from stjax.ops.selective_scan import naive_selective_scan, selective_scan
 from tests import quick
+
+METHODS = "sequential", "associative", "chunked"
 
 
 def arguments(length, *, batch=2, groups=2, per_group=2, size=3, seed=0):
@@ -149,6 +151,7 @@ def test_the_loop_never_holds_the_states_of_all_steps():
         ({"skip": np.ones(3)}, "skip"),
         ({"initial": np.ones((2, 3, 4))}, "initial"),
         ({"method": "magic"}, "method"),
+        ({"method": "pallas"}, "method"),
         ({"chunk": 0}, "chunk"),
     ],
 )

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from stjax.ops import pallas
 from stjax.ops.measured import fastest
 from stjax.ops.recurrence import linear_recurrence
 
-METHODS = ("sequential", "associative", "chunked")
+METHODS = ("sequential", "associative", "chunked", "pallas")
 
 
 def selective_scan(
@@ -46,9 +47,10 @@ def selective_scan(
         skip: weight of the input in the output; None is zero.
         initial: the state before the first step; None is zero.
         method: "sequential" (a loop), "associative" (logarithmic depth; holds the states of all
-            steps), "chunked" (associative within chunks, a loop over them) or "auto", the fastest
-            of them (see `stjax.ops.measured`). "sequential" and "chunked" keep one state a chunk
-            for the backward pass, and compute the others again.
+            steps), "chunked" (associative within chunks, a loop over them), "pallas" (one kernel,
+            for a gpu or a tpu) or "auto", the fastest of them (see `stjax.ops.measured`). All but
+            "associative" keep one state a chunk for the backward pass, and compute the others
+            again.
         chunk: steps to a chunk.
         reverse: run from the last step to the first; `initial` then comes after the last step.
 
@@ -56,7 +58,7 @@ def selective_scan(
         The outputs, in the dtype of x, and the state after the last step taken.
 
     Raises:
-        ValueError: a shape that does not fit, an unknown method.
+        ValueError: a shape that does not fit, an unknown method, "pallas" on a CPU.
     """
     _check(x, step, rates, B, C, skip, initial, chunk)
     if method == "auto":
@@ -64,6 +66,22 @@ def selective_scan(
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is none of {('auto', *METHODS)}")
     B, C = _grouped(B), _grouped(C)
+    run = _pallas if method == "pallas" else functools.partial(_xla, method=method, chunk=chunk)
+    y, last = run(x, step, rates, B, C, initial, reverse=reverse)
+    y = y if skip is None else y + skip * x
+    return y.astype(x.dtype), last
+
+
+def _pallas(x, step, rates, B, C, initial, *, reverse):
+    target = pallas.target()
+    from stjax.ops.pallas import selective
+
+    if initial is None:
+        initial = jnp.zeros((len(x), *rates.shape), jnp.result_type(x, jnp.float32))
+    return selective.selective_scan(x, step, rates, B, C, initial, reverse=reverse, target=target)
+
+
+def _xla(x, step, rates, B, C, initial, *, method, chunk, reverse):
     (batch, time, channels), (groups, size) = x.shape, B.shape[2:]
     dtype = jnp.result_type(x, step, rates, B, C, jnp.float32)
 
@@ -87,9 +105,7 @@ def selective_scan(
     else:
         last, y = _by_chunks(run, state, now, min(chunk, time), reverse)
     y = jnp.moveaxis(y.reshape(time, batch, channels), 0, 1)
-    if skip is not None:
-        y = y + skip * x
-    return y.astype(x.dtype), last.swapaxes(-1, -2).reshape(batch, channels, size)
+    return y, last.swapaxes(-1, -2).reshape(batch, channels, size)
 
 
 def naive_selective_scan(
