@@ -1,4 +1,4 @@
-"""Depthwise convolutions: one operation, computed in two ways."""
+"""Convolutions: each operation, computed in two ways."""
 
 import functools
 
@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
 
-from stjax.ops.conv import depthwise_conv
+from stjax.ops.conv import conv, conv_kernel_gradient, depthwise_conv
 from tests import quick
+
+GRIDS = st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple)
+
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape) for shape in shapes]
 
 
 @functools.partial(quick.jit, static_argnums=3)
-def value_and_gradients(x, kernel, cotangent, dilation):
+def depthwise(x, kernel, cotangent, dilation):
     def by(method):
         out, pullback = jax.vjp(lambda *args: depthwise_conv(*args, dilation, method), x, kernel)
         return out, *pullback(cotangent)
@@ -22,24 +30,62 @@ def value_and_gradients(x, kernel, cotangent, dilation):
     return by("shifted"), by("grouped"), by("auto")
 
 
-@settings(max_examples=6, deadline=None)
-@given(
-    rows=st.sampled_from([1, 3, 5]),
-    columns=st.sampled_from([1, 3, 7]),
-    dilation=st.integers(1, 3),
-    height=st.integers(1, 7),
-    width=st.integers(1, 7),
-)
-def test_shifted_products_equal_the_grouped_convolution(rows, columns, dilation, height, width):
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(grid=GRIDS, window=st.permutations([1, 3, 5]), dilation=st.integers(1, 3))
+def test_shifted_products_equal_the_grouped_convolution(grid, window, dilation):
     with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        x, cotangent = rng.normal(size=(2, 2, height, width, 3))
-        kernel = rng.normal(size=(rows, columns, 3))
-        shifted, grouped, auto = value_and_gradients(x, kernel, cotangent, dilation)
+        x, cotangent, kernel = draw((2, *grid, 3), (2, *grid, 3), (*window[: len(grid)], 3))
+        shifted, grouped, auto = depthwise(x, kernel, cotangent, dilation)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), shifted, grouped)
         jax.tree.map(np.testing.assert_array_equal, auto, shifted)
 
 
-def test_refuses_an_unknown_method():
-    with pytest.raises(ValueError, match="'fast' is none of"):
-        depthwise_conv(jnp.zeros((1, 2, 2, 1)), jnp.zeros((3, 3, 1)), method="fast")
+@functools.partial(quick.jit, static_argnums=3)
+def dense(x, kernel, cotangent, dilation):
+    grid = "DHW"[3 - (x.ndim - 2) :]
+    reference = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(1,) * len(grid),
+        padding="SAME",
+        rhs_dilation=(dilation,) * len(grid),
+        dimension_numbers=(f"N{grid}C", f"{grid}IO", f"N{grid}C"),
+    )
+
+    def by(run):
+        out, pullback = jax.vjp(run, x, kernel)
+        return out, *pullback(cotangent)
+
+    return by(functools.partial(conv, dilation=dilation)), by(reference)
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(grid=GRIDS, window=st.permutations([1, 2, 3]), dilation=st.integers(1, 3))
+def test_convolutions_of_one_to_three_axes(grid, window, dilation):
+    with jax.enable_x64(True):
+        x, cotangent, kernel = draw((2, *grid, 3), (2, *grid, 2), (*window[: len(grid)], 3, 2))
+        ours, reference = dense(x, kernel, cotangent, dilation)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, reference)
+
+
+def test_the_gradient_of_a_kernel_alone():
+    x, cotangent, kernel = draw((2, 3, 4, 5, 3), (2, 3, 4, 5, 2), (3, 3, 3, 3, 2))
+    with jax.enable_x64(True):
+        gradient = quick.jit(conv_kernel_gradient)(x, cotangent, kernel)
+        _, _, expected = dense(x, kernel, cotangent, 1)[0]
+    np.testing.assert_allclose(gradient, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("run", "kernel", "name"),
+    [
+        (conv, (3, 3, 2, 1), "kernel"),
+        (conv, (3, 1, 1), "kernel"),
+        (depthwise_conv, (3, 1), "kernel"),
+        (depthwise_conv, (3, 3, 2), "kernel"),
+        (depthwise_conv, (3, 2, 1), "kernel"),
+        (functools.partial(depthwise_conv, method="fast"), (3, 3, 1), "method"),
+    ],
+)
+def test_what_does_not_fit_is_named(run, kernel, name):
+    with pytest.raises(ValueError, match=f"^{name}"):
+        run(jnp.zeros((1, 2, 2, 1)), jnp.zeros(kernel))

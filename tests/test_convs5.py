@@ -2,10 +2,12 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from stjax.convert import convs5 as official
 from stjax.convert.rules import from_official, to_official
@@ -22,7 +24,8 @@ from stjax.models.prediction.convs5 import (
     VectorSequence,
     causal_visibility,
 )
-from stjax.ops.ssm import hippo_normal
+from stjax.ops.recurrence import naive_linear_recurrence
+from stjax.ops.ssm import from_pair, hippo_normal
 from stjax.processes.autoregressive import generate
 from tests import quick
 
@@ -154,6 +157,36 @@ def test_actions_are_dropped_by_whole_samples_in_training_alone():
     unknown = np.all(trained == table[3], axis=(1, 2))
     close(trained, np.where(unknown[:, None, None], table[3], table[1]), 0)
     assert 16 < unknown.sum() < 48
+
+
+def test_real_maps_side_by_side_equal_the_complex_state_space():
+    """As published: complex convolutions around a complex recurrence, and 2 Re of it."""
+    model, x = CONVS5(), random(*MAPS)
+
+    def complex_form(variables, x):
+        def run(model):
+            decay, into_state = model.discretised()
+            convolve = lambda frames, kernel: lax.conv_general_dilated(
+                frames.reshape(-1, *frames.shape[2:]).astype(complex), kernel.astype(complex),
+                (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            ).reshape(*frames.shape[:-1], -1)
+            states, state = naive_linear_recurrence(decay, convolve(x, into_state))
+            return 2 * convolve(states, from_pair(model.out_of_state)).real, state
+
+        return nn.apply(run, model)(variables)
+
+    def both(variables, x):
+        ours = lambda variables, x: model.apply(variables, x, method="linear")
+        loss = lambda run: lambda *args: jnp.sum(jnp.sin(run(*args)[0]))
+        return [
+            (run(variables, x), jax.grad(loss(run), (0, 1))(variables, x))
+            for run in (ours, complex_form)
+        ]
+
+    with jax.enable_x64(True):
+        variables = jax.tree.map(np.float64, quick.variables(model, x))
+        ours, published = quick.jit(both)(variables, np.float64(x))
+    jax.tree.map(lambda a, b: close(a, b, 1e-12), ours, published)
 
 
 def test_hippo_blocks():

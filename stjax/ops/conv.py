@@ -1,6 +1,11 @@
-"""Convolutions of channels-last frames."""
+"""Convolutions of channels-last sequences, frames and clips, fast on CPUs too.
+
+On a CPU, XLA's dense convolution of frames is good; that of clips is 3 to 25 times slower than
+frame by frame, and its grouped ones are 20 to 40 times slower than sums of shifted products.
+"""
 
 import functools
+import itertools
 from typing import Literal
 
 import jax
@@ -10,41 +15,98 @@ from jaxtyping import Array, Float
 
 Method = Literal["auto", "shifted", "grouped"]
 
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
+def conv(
+    x: Float[Array, "n *grid i"], kernel: Float[Array, "*window i o"], dilation: int = 1
+) -> Float[Array, "n *grid o"]:
+    """Convolves at stride 1 with zero padding that keeps the size, in one to three dimensions.
 
-def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "n h w o"]:
-    """Convolves at stride 1 with zero padding that keeps height and width."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT)
+    Args:
+        x: sequences, frames or clips.
+        kernel: its window has as many axes as the grid.
+        dilation: distance between the pixels under neighbouring entries of the kernel.
+
+    Raises:
+        ValueError: axes or channels of kernel and input that do not fit.
+    """
+    _check(x, kernel, kernel.ndim - 2)
+    if kernel.shape[-2] != x.shape[-1]:
+        raise ValueError(f"kernel: {kernel.shape} for inputs {x.shape} of {x.shape[-1]} channels")
+    direct = functools.partial(_direct, dilation=dilation)
+    if x.ndim < 5:
+        return direct(x, kernel)
+    frames = functools.partial(_by_frames, dilation=dilation)
+    return lax.platform_dependent(x, kernel, cpu=frames, default=direct)
 
 
 def conv_kernel_gradient(
-    x: Float[Array, "n h w i"],
-    cotangent: Float[Array, "n h w o"],
-    kernel: Float[Array, "kh kw i o"],
-) -> Float[Array, "kh kw i o"]:
+    x: Float[Array, "n *grid i"],
+    cotangent: Float[Array, "n *grid o"],
+    kernel: Float[Array, "*window i o"],
+) -> Float[Array, "*window i o"]:
     """The gradient of `conv(x, kernel)` with respect to the kernel, given the output's."""
     return jax.linear_transpose(lambda kernel: conv(x, kernel), kernel)(cotangent)[0]
 
 
 def depthwise_conv(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "kh kw c"],
+    x: Float[Array, "n *grid c"],
+    kernel: Float[Array, "*window c"],
     dilation: int = 1,
     method: Method = "auto",
-) -> Float[Array, "n h w c"]:
+) -> Float[Array, "n *grid c"]:
     """Convolves every channel with its own kernel, of odd sides; zero padding keeps the size.
 
     Args:
-        x: frames.
-        kernel: a kernel for every channel.
+        x: sequences, frames or clips.
+        kernel: a kernel for every channel; its window has as many axes as the grid.
         dilation: distance between the pixels under neighbouring entries of the kernel.
-        method: "shifted" sums products with shifted frames, "grouped" is a grouped convolution of
+        method: "shifted" sums products with shifted inputs, "grouped" is a grouped convolution of
             the backend. "auto": shifted on CPUs, where grouped convolutions are many times slower.
+
+    Raises:
+        ValueError: axes or channels that do not fit, an even side, an unknown method.
     """
+    _check(x, kernel, kernel.ndim - 1)
+    if kernel.shape[-1] != x.shape[-1] or not all(side % 2 for side in kernel.shape[:-1]):
+        raise ValueError(
+            f"kernel: {kernel.shape} instead of odd sides and {x.shape[-1]} channels"
+        )
     if method not in ("auto", "shifted", "grouped"):
-        raise ValueError(f"method {method!r} is none of 'auto', 'shifted', 'grouped'")
+        raise ValueError(f"method: {method!r} is none of 'auto', 'shifted', 'grouped'")
     return _depthwise(x, kernel, dilation, method)
+
+
+def _check(x, kernel, axes):
+    if axes != x.ndim - 2 or not 1 <= axes <= 3:
+        raise ValueError(
+            f"kernel: {kernel.shape} does not have the 1 to 3 axes of a grid {x.shape[1:-1]}"
+        )
+
+
+def _direct(x, kernel, dilation, groups=1):
+    axes = x.ndim - 2
+    grid = "DHW"[-axes:]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1,) * axes,
+        "SAME",
+        rhs_dilation=(dilation,) * axes,
+        dimension_numbers=(f"N{grid}C", f"{grid}IO", f"N{grid}C"),
+        feature_group_count=groups,
+    )
+
+
+def _by_frames(x, kernel, dilation):
+    """Convolves frames, with the frames under the kernel side by side as channels."""
+    time, taps = x.shape[1], kernel.shape[0]
+    before = (taps - 1) * dilation // 2
+    padded = jnp.pad(x, ((0, 0), (before, (taps - 1) * dilation - before), *[(0, 0)] * 3))
+    under = [padded[:, k * dilation : k * dilation + time] for k in range(taps)]
+    frames = jnp.concatenate(under, -1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
+    kernel = jnp.moveaxis(kernel, 0, 2)
+    out = _direct(frames, kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1]), dilation)
+    return out.reshape(*x.shape[:4], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -61,7 +123,7 @@ def _depthwise_forward(x, kernel, dilation, method):
 def _depthwise_backward(dilation, method, residuals, cotangent):
     """The input's gradient is the same operation, with the kernel turned round."""
     x, kernel = residuals
-    by_x = _depthwise(cotangent, kernel[::-1, ::-1], dilation, method)
+    by_x = _depthwise(cotangent, jnp.flip(kernel, range(kernel.ndim - 1)), dilation, method)
     shifted = functools.partial(_shifted_kernel_gradient, dilation=dilation)
     grouped = functools.partial(_grouped_kernel_gradient, dilation=dilation)
     return by_x, _choose(method, shifted, grouped)(x, kernel, cotangent)
@@ -77,37 +139,28 @@ def _choose(method, shifted, grouped):
 
 
 def _shifted(x, kernel, dilation):
-    rows, columns, _ = kernel.shape
-    padded, (_, height, width, _) = _pad(x, kernel, dilation), x.shape
-    out = jnp.zeros_like(x)
-    for i in range(rows):
-        for j in range(columns):
-            top, left = i * dilation, j * dilation
-            out += kernel[i, j] * padded[:, top : top + height, left : left + width]
+    padded, out = _pad(x, kernel, dilation), jnp.zeros_like(x)
+    for entry in itertools.product(*map(range, kernel.shape[:-1])):
+        start = [k * dilation for k in entry]
+        under = tuple(slice(k, k + size) for k, size in zip(start, x.shape[1:-1]))
+        out += kernel[entry] * padded[:, *under]
     return out
 
 
 def _shifted_kernel_gradient(x, kernel, cotangent, dilation):
     """A loop over the kernel's entries: unrolled it is slower, and takes seconds to compile."""
-    padded, columns = _pad(x, kernel, dilation), kernel.shape[1]
+    padded, window = _pad(x, kernel, dilation), kernel.shape[:-1]
 
-    def entry(index):
-        top, left = index // columns * dilation, index % columns * dilation
-        return jnp.sum(lax.dynamic_slice(padded, (0, top, left, 0), x.shape) * cotangent, (0, 1, 2))
+    def gradient(entry):
+        start = (0, *(dilation * entry), 0)
+        return jnp.einsum("n...c,n...c->c", lax.dynamic_slice(padded, start, x.shape), cotangent)
 
-    return lax.map(entry, jnp.arange(kernel[..., 0].size)).reshape(kernel.shape)
+    entries = jnp.stack(jnp.meshgrid(*map(jnp.arange, window), indexing="ij"), -1)
+    return lax.map(gradient, entries.reshape(-1, len(window))).reshape(kernel.shape)
 
 
 def _grouped(x, kernel, dilation):
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        (1, 1),
-        "SAME",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=_LAYOUT,
-        feature_group_count=x.shape[-1],
-    )
+    return _direct(x, kernel[..., None, :], dilation, groups=x.shape[-1])
 
 
 def _grouped_kernel_gradient(x, kernel, cotangent, dilation):
@@ -115,5 +168,5 @@ def _grouped_kernel_gradient(x, kernel, cotangent, dilation):
 
 
 def _pad(x, kernel, dilation):
-    rows, columns = (dilation * (side // 2) for side in kernel.shape[:2])
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    sides = [dilation * (side // 2) for side in kernel.shape[:-1]]
+    return jnp.pad(x, ((0, 0), *((side, side) for side in sides), (0, 0)))

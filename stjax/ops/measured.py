@@ -16,6 +16,7 @@ EXPECTED = {
     "linear_recurrence": "associative",
     "selective_scan": "chunked",
     "gated_linear_attention": "chunked",
+    "channel_gated_linear_attention": "chunked",  # a decay of its own for every key channel
     "delta_rule": "chunked",
 }
 

@@ -4,6 +4,9 @@ No model writes its own scan: state-space layers, gated recurrences and the like
 `linear_recurrence`, which knows what is fast where.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
@@ -67,16 +70,19 @@ def naive_linear_recurrence(
     reverse: bool = False,
     axis: int = 1,
 ) -> tuple[State, State]:
-    """The definition, step by step: what the methods of `linear_recurrence` are tested against."""
+    """The definition, by JAX's own gradient: what `linear_recurrence` is tested against."""
     inputs = jnp.moveaxis(inputs, axis, 0)
-    decay = jnp.broadcast_to(
-        decay if decay.ndim < inputs.ndim else jnp.moveaxis(decay, axis, 0), inputs.shape
-    )
-    state, states = (jnp.zeros(()) if initial is None else initial), {}
-    steps = range(len(inputs))
-    for k in reversed(steps) if reverse else steps:
-        state = states[k] = decay[k] * state + inputs[k]
-    return jnp.stack([states[k] for k in steps], axis), state
+    decay = decay if decay.ndim < inputs.ndim else jnp.moveaxis(decay, axis, 0)
+    start = jnp.zeros_like(decay[0] * inputs[0]) + (0 if initial is None else initial)
+
+    def step(state, now):
+        decay, inputs = now
+        state = decay * state + inputs
+        return state, state
+
+    now = jnp.broadcast_to(decay, inputs.shape), inputs
+    last, states = lax.scan(step, start, now, reverse=reverse)
+    return jnp.moveaxis(states, 0, axis), last
 
 
 def _checked(decay, inputs, initial, axis):
@@ -101,20 +107,77 @@ def _checked(decay, inputs, initial, axis):
 def _sequential(decay, inputs, initial, axis, reverse):
     decay, inputs = jnp.moveaxis(decay, axis, 0), jnp.moveaxis(inputs, axis, 0)
     initial = jnp.zeros_like(inputs[0]) if initial is None else initial
-
-    constant = decay[0] if len(decay) == 1 else None
-
-    def step(state: State, now: tuple[State | None, State]) -> tuple[State, State]:
-        decay, inputs = now
-        state = (decay if constant is None else constant) * state + inputs
-        return state, state
-
-    now = (decay if constant is None else None), inputs
-    last, states = lax.scan(step, initial, now, reverse=reverse)
+    states, last = _loop(decay, inputs, initial, reverse)
     return jnp.moveaxis(states, 0, axis), last
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _loop(decay, inputs, initial, reverse):
+    """Time on the leading axis. The gradient is our own: JAX's keeps the states a second time."""
+    constant, wide = len(decay) == 1, _wide(inputs.dtype)
+
+    def step(state: State, now: tuple[State | None, State]) -> tuple[State, State]:
+        decay_now, inputs = now
+        state = (decay[0] if constant else decay_now) * state + inputs
+        return state.astype(wide), state.astype(inputs.dtype)
+
+    now = (None if constant else decay), inputs
+    last, states = lax.scan(step, initial.astype(wide), now, reverse=reverse)
+    return states, last.astype(inputs.dtype)
+
+
+def _loop_forward(decay, inputs, initial, reverse):
+    states, last = _loop(decay, inputs, initial, reverse)
+    return (states, last), (decay, states, initial)
+
+
+def _loop_backward(reverse, residuals, cotangents):
+    """The cotangents of the states go through the same recurrence, the other way."""
+    decay, states, initial = residuals
+    by_states, by_last = cotangents
+    constant, wide = len(decay) == 1, _wide(states.dtype)
+    first, before = (len(states) - 1, 1) if reverse else (0, -1)
+
+    def step(carry, now):
+        by_state, by_constant = carry
+        k, decay_now, by_states = now
+        by_input = by_states + by_state
+        previous = jnp.where(k == first, initial, states[jnp.clip(k + before, 0, len(states) - 1)])
+        by_decay = previous * by_input
+        by_state = (decay[0] if constant else decay_now) * by_input
+        if constant:
+            by_constant, by_decay = by_constant + by_decay, None
+        else:
+            by_decay = _sum_to(by_decay, decay_now.shape).astype(decay.dtype)
+        return (by_state.astype(wide), by_constant), (by_input.astype(states.dtype), by_decay)
+
+    now = jnp.arange(len(states)), (None if constant else decay), by_states
+    carry = by_last.astype(wide), (jnp.zeros(initial.shape, wide) if constant else None)
+    (by_initial, by_constant), (by_inputs, by_decay) = lax.scan(
+        step, carry, now, reverse=not reverse
+    )
+    if constant:
+        by_decay = _sum_to(by_constant, decay.shape[1:])[None].astype(decay.dtype)
+    return by_decay, by_inputs, by_initial.astype(initial.dtype)
+
+
+_loop.defvjp(_loop_forward, _loop_backward)
+
+
+def _wide(dtype):
+    """The dtype that sums over time are kept in."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _sum_to(array, shape):
+    """Sums over the axes along which an array of `shape` was broadcast."""
+    axes = [k for k, size in enumerate(shape) if size < array.shape[k]]
+    return jnp.sum(array, axes, keepdims=True)
+
+
 def _associative(decay, inputs, initial, axis, reverse):
+    narrow, wide = inputs.dtype, _wide(inputs.dtype)
+    decay, inputs = decay.astype(wide), inputs.astype(wide)
     first, last = (-1, 0) if reverse else (0, -1)
     if initial is not None:
         at = (slice(None),) * axis + (first,)
@@ -126,7 +189,7 @@ def _associative(decay, inputs, initial, axis, reverse):
         return after[0] * before[0], after[0] * before[1] + after[1]
 
     elements = jnp.broadcast_to(decay, shape), inputs
-    states = lax.associative_scan(combine, elements, reverse=reverse, axis=axis)[1]
+    states = lax.associative_scan(combine, elements, reverse=reverse, axis=axis)[1].astype(narrow)
     return states, jnp.take(states, last, axis)
 
 
