@@ -1,0 +1,121 @@
+"""Attention within windows of a map or a clip, and Swin's block of it."""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from stjax.layers.feed_forward import FeedForward
+from stjax.layers.stochastic_depth import DropPath
+from stjax.ops import windows
+from stjax.ops.attention import Windows, attention
+
+
+class WindowAttention(nn.Module):
+    """Every token attends to the tokens of its window, with a learned bias by relative position.
+
+    Swin (Liu et al. 2021, arXiv 2103.14030, section 3.2), on clips Video Swin (arXiv 2106.13230).
+    As there, the map is filled up with zeros to whole windows, and tokens attend to those too.
+    Where a window is longer than the map it is the map, and is not shifted; its bias is then that
+    of the first tokens of the window asked for.
+
+    Attributes:
+        heads: number of heads; they share the channels equally.
+        window: lengths of a window along each axis of the map.
+        shift: how far the windows are moved; () is not at all.
+        qkv_bias: whether queries, keys and values have a bias.
+        dropout: rate on what comes out (not on the attention weights).
+    """
+
+    heads: int
+    window: tuple[int, ...]
+    shift: tuple[int, ...] = ()
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    kernel_init: nn.initializers.Initializer = nn.initializers.truncated_normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"], *, train: bool = False) -> Array:
+        shape, channels = x.shape[1:-1], x.shape[-1]
+        if channels % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide {channels} channels")
+        shift = self.shift or (0,) * len(self.window)
+        window, shift = windows.fit(shape, self.window, shift)
+        dense = functools.partial(
+            nn.DenseGeneral,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        x = windows.pad(x, window)
+        padded = x.shape[1:-1]
+        tokens = x.reshape(len(x), -1, channels)
+        width = (3, self.heads, channels // self.heads)
+        q, k, v = jnp.moveaxis(dense(width, use_bias=self.qkv_bias, name="qkv")(tokens), -3, 0)
+        y = attention(q, k, v, Windows(padded, window, shift), bias=self._bias(math.prod(window)))
+        y = dense(channels, axis=(-2, -1), name="out")(y).reshape(x.shape)
+        y = y[:, *(slice(n) for n in shape)]
+        return nn.Dropout(self.dropout)(y, deterministic=not train)
+
+    def _bias(self, tokens: int) -> Float[Array, "h w w"]:
+        index = windows.relative_index(self.window)
+        table = self.param(
+            "position_bias",
+            nn.initializers.truncated_normal(0.02),
+            (math.prod(2 * w - 1 for w in self.window), self.heads),
+            self.param_dtype,
+        )
+        return jnp.moveaxis(table[index[:tokens, :tokens]], -1, 0)
+
+
+class SwinBlock(nn.Module):
+    """x + attention(norm(x)) within windows, then x + mlp(norm(x)).
+
+    Attributes:
+        heads: number of heads.
+        window: lengths of a window along each axis of the map.
+        shifted: whether the windows are moved by half their lengths.
+        mlp_ratio: width of the hidden units, in channels.
+    """
+
+    heads: int
+    window: tuple[int, ...]
+    shifted: bool = False
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    dropout: float = 0.0
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b ... c"],
+        rate: Float[Array, ""] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b ... c"]:
+        """`rate` is that of stochastic depth; None drops nothing."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
+        attend = WindowAttention(
+            self.heads,
+            self.window,
+            tuple(w // 2 for w in self.window) if self.shifted else (),
+            self.qkv_bias,
+            self.dropout,
+            name="attention",
+            **dtypes,
+        )
+        mlp = FeedForward(
+            int(self.mlp_ratio * x.shape[-1]), self.dropout, name="feed_forward", **dtypes
+        )
+        attended = attend(norm(name="attention_norm")(x), train=train)
+        x = x + DropPath()(attended, rate, train=train)
+        out = mlp(norm(name="feed_forward_norm")(x), train=train)
+        return x + DropPath()(out, rate, train=train)
