@@ -3,8 +3,8 @@
     python -m benchmarks.convolutions
     python -m benchmarks.convolutions --cases "depthwise 7x7, dilation 3"
 
-The shapes are those of SimVP's and ConvS5's frames. GFLOP/s count the three convolutions (output,
-and the gradients of frames and kernel) alike for all contenders.
+The shapes are those of sequences, frames and clips inside our models. GFLOP/s count the three
+convolutions (output, and the gradients of frames and kernel) alike for all contenders.
 """
 
 import dataclasses
@@ -43,22 +43,27 @@ def xla_depthwise(x, kernel, dilation=1):
     return xla(x, kernel[..., None, :], x.shape[-1], dilation)
 
 
-def _depthwise(side, dilation, *frames):
-    contenders = {"xla": functools.partial(xla_depthwise, dilation=dilation)} | {
+def _dense(window, *frames):
+    return Case(window, frames, {"xla": xla, "stjax": conv})
+
+
+def _depthwise(window, dilation, *frames):
+    ways = {
         method: functools.partial(depthwise_conv, dilation=dilation, method=method)
         for method in ("shifted", "grouped")
     }
-    return Case((side, side), frames, contenders)
+    return Case(window, frames, {"xla": functools.partial(xla_depthwise, dilation=dilation)} | ways)
 
 
 CASES = {
-    "dense 3x3": Case(
-        (3, 3), ((48, 32, 32, 32), (48, 8, 8, 64), (16, 16, 16, 256)), {"xla": xla, "stjax": conv}
-    ),
-    "dense 5x5": Case((5, 5), ((16, 16, 16, 64),), {"xla": xla, "stjax": conv}),
-    "depthwise 3x3": _depthwise(3, 1, (16, 16, 16, 256)),
-    "depthwise 5x5": _depthwise(5, 1, (16, 16, 16, 256)),
-    "depthwise 7x7, dilation 3": _depthwise(7, 3, (16, 16, 16, 256), (4, 32, 32, 64)),
+    "dense 3x3": _dense((3, 3), (48, 32, 32, 32), (48, 8, 8, 64), (16, 16, 16, 256)),
+    "dense 5x5": _dense((5, 5), (16, 16, 16, 64)),
+    "dense 3x3x3": _dense((3, 3, 3), (2, 8, 16, 16, 32)),
+    "depthwise 3": _depthwise((3,), 1, (4, 1024, 256)),
+    "depthwise 3x3": _depthwise((3, 3), 1, (16, 16, 16, 256)),
+    "depthwise 5x5": _depthwise((5, 5), 1, (16, 16, 16, 256)),
+    "depthwise 7x7, dilation 3": _depthwise((7, 7), 3, (16, 16, 16, 256), (4, 32, 32, 64)),
+    "depthwise 3x3x3": _depthwise((3, 3, 3), 1, (2, 8, 16, 16, 64)),
 }
 
 

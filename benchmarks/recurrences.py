@@ -1,11 +1,12 @@
 """Which way through a recurrence is the fastest, at which length?
 
-    python -m benchmarks.recurrences                  # every operator
-    python -m benchmarks.recurrences --operators linear_recurrence --lengths 64 1024
+    python -m benchmarks.recurrences                  # linear_recurrence
+    python -m benchmarks.recurrences --operators selective_scan delta_rule --lengths 64 1024
     python -m benchmarks.recurrences --choose         # what "auto" stands for, from the results
 
-Forward and backward together, under jit, at the shapes that models have. "plain" is what published
-code does: `lax.associative_scan` over (decay, input) pairs, the decay laid out along time.
+Forward and backward together, under jit, at the shapes that models have. "published" is what
+published JAX code does: `lax.associative_scan` over (decay, input) pairs, the decay laid out along
+time. "definition" is the naive loop with JAX's own gradient.
 """
 
 import dataclasses
@@ -23,7 +24,13 @@ import numpy as np
 from jax import lax
 
 from benchmarks import measure
+from stjax.ops.delta_rule import delta_rule, naive_delta_rule
+from stjax.ops.gated_linear_attention import (
+    gated_linear_attention,
+    naive_gated_linear_attention,
+)
 from stjax.ops.recurrence import linear_recurrence
+from stjax.ops.selective_scan import selective_scan
 
 LENGTHS = (16, 64, 256, 1024, 4096)
 TABLE = pathlib.Path(__file__).parents[1] / "stjax" / "ops" / "measured.json"
@@ -65,8 +72,8 @@ def mamba(rng, batch, length):
     return np.float32(decay), _normal(rng, batch, length, 256, 16)
 
 
-def plain(decay, inputs):
-    """`lax.associative_scan` as published code calls it, one binary operator mapped over time."""
+def published(decay, inputs):
+    """`lax.associative_scan` as published code calls it: one binary operator mapped over time."""
     if decay.ndim == 1:
         decay = decay * jnp.ones((inputs.shape[1], *decay.shape))
         join = lambda a, b: (b[0] * a[0], b[0] * a[1] + b[1])
@@ -74,6 +81,35 @@ def plain(decay, inputs):
         return jnp.moveaxis(states, 0, 1)
     join = lambda a, b: (a[0] * b[0], b[0] * a[1] + b[1])
     return lax.associative_scan(join, (decay, inputs), axis=1)[1]
+
+
+def mamba_layer(rng, batch, length):
+    """256 channels of 16 states, one group."""
+    step = rng.uniform(1e-3, 1e-1, (batch, length, 256))
+    rates = -np.tile(np.arange(1.0, 17.0), (256, 1))
+    x, B, C = (_normal(rng, batch, length, n) for n in (256, 16, 16))
+    return x, np.float32(step), np.float32(rates), B, C
+
+
+def published_selective_scan(x, step, rates, B, C):
+    decay = jnp.exp(step[..., None] * rates)
+    states = published(decay, (step * x)[..., None] * B[:, :, None])
+    return jnp.einsum("btdn,btn->btd", states, C)
+
+
+def attention_heads(rng, batch, length, decays=()):
+    """Two heads of 64 keys and 64 values; keys of length one, decays of `decays` per head."""
+    q, k, v = (_normal(rng, batch, length, 2, 64) for _ in range(3))
+    k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    log_decay = -rng.uniform(1e-3, 1e-1, (batch, length, 2, *decays))
+    return q, k, v, np.float32(log_decay)
+
+
+def delta_heads(rng, batch, length):
+    """The same, and strengths of writing between 0 and 1."""
+    q, k, v, log_decay = attention_heads(rng, batch, length)
+    beta = rng.uniform(0, 1, log_decay.shape)
+    return q, k, v, np.float32(beta), log_decay
 
 
 def ways(operator: Callable[..., Any], *methods: str) -> dict[str, Callable[..., Any]]:
@@ -84,12 +120,31 @@ def _normal(rng, *shape):
     return rng.standard_normal(shape, np.float32)
 
 
-_LINEAR = ways(linear_recurrence, "sequential", "associative", "chunked")
+METHODS = ("sequential", "associative", "chunked")
+_LINEAR = ways(linear_recurrence, *METHODS), {"published": published}
+_GATED = ways(gated_linear_attention, *METHODS), {"definition": naive_gated_linear_attention}
 
+# The names are those of `stjax.ops.measured.EXPECTED`.
 OPERATORS = {
     "linear_recurrence": (
-        Case("ConvS5's 8x8x64, complex", convs5, _LINEAR, {"plain": plain}),
-        Case("Mamba's 256x16, varying", mamba, _LINEAR, {"plain": plain}),
+        Case("ConvS5's 8x8x64, complex", convs5, *_LINEAR),
+        Case("Mamba's 256x16, varying", mamba, *_LINEAR),
+    ),
+    "selective_scan": (
+        Case(
+            "Mamba's 256x16", mamba_layer, ways(selective_scan, *METHODS),
+            {"published": published_selective_scan},
+        ),
+    ),
+    "gated_linear_attention": (Case("2 heads of 64x64", attention_heads, *_GATED),),
+    "channel_gated_linear_attention": (
+        Case("2 heads of 64x64", functools.partial(attention_heads, decays=(64,)), *_GATED),
+    ),
+    "delta_rule": (
+        Case(
+            "2 heads of 64x64", delta_heads, ways(delta_rule, *METHODS),
+            {"definition": naive_delta_rule},
+        ),
     ),
 }
 
@@ -188,7 +243,9 @@ def choose(results: pathlib.Path, path: pathlib.Path = TABLE) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS))
+    parser.add_argument(
+        "--operators", nargs="+", choices=OPERATORS, default=["linear_recurrence"]
+    )
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
     parser.add_argument("--batch", type=int, help="clips at once (1; 8 on accelerators)")
     parser.add_argument("--choose", action="store_true", help="rewrite the table, time nothing")
