@@ -65,11 +65,15 @@ class Golden:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the file's reference names: "OpenSTL::SimVP_Model", repository and class."""
+        """What the file's reference names: "OpenSTL::SimVP_Model", repository and class.
+
+        The last one is the file's own, slug and part: some references name no class.
+        """
         before, _, after = self.manifest["reference"].partition("::")
         repository = re.search(r"/([\w.-]+)@", before)
         repository = repository.group(1) if repository else before  # a library, or a paper
-        return tuple(f"{repository}::{name}" for name in re.findall(r"[A-Za-z_]\w*", after))
+        classes = tuple(f"{repository}::{name}" for name in re.findall(r"[A-Za-z_]\w*", after))
+        return (*classes, f"{self.manifest['slug']}::{self.manifest['part']}")
 
     @functools.cached_property
     def state(self) -> dict[str, np.ndarray]:

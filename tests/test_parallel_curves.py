@@ -1,4 +1,4 @@
-"""The main system learns alike on one device, on a mesh of eight under jit, and under pmap."""
+"""The main system learns alike on one device, on meshes of several under jit, and under pmap."""
 
 import json
 
@@ -9,7 +9,7 @@ from stjax.train.config import override
 from stjax.train.fit import Session, fit
 
 SMALL = {
-    "data.size": "8", "data.digit_size": "4", "data.context": "3", "data.horizon": "3",
+    "data.size": "8", "data.digit_size": "4", "data.context": "3", "data.horizon": "2",
     "model.features": "16", "model.encoder_depths": "(8, 16)", "model.decoder_depths": "(8, 16)",
     "model.groups": "4", "convs5.state_size": "16", "optimizer.schedule_args.warmup": "2",
     "train.batch": "16", "train.steps": "8", "test.count_test": "16", "run.eval_batch": "16",
@@ -18,6 +18,10 @@ SMALL = {
 WAYS = {
     "one device": {"run.mesh.data": "1"},
     "jit, data 4 x fsdp 2": {"run.mesh.data": "4", "run.mesh.fsdp": "2"},
+    "jit, sequence 2": {"run.mesh.data": "1", "run.mesh.sequence": "2"},
+    "jit, data 2 x sequence 4": {
+        "run.mesh.data": "2", "run.mesh.sequence": "4", "train.accumulate": "8"
+    },
     "pmap on 8": {"run.mesh.data": "8", "run.parallelism": "pmap"},
 }
 
@@ -31,7 +35,7 @@ def curve(workdir, fields):
 
 
 @pytest.mark.slow
-def test_three_ways_one_curve(tmp_path):
+def test_many_ways_one_curve(tmp_path):
     curves = {name: curve(tmp_path / str(k), f) for k, (name, f) in enumerate(WAYS.items())}
     expected = curves.pop("one device")
     assert len(expected) == 8

@@ -1,11 +1,14 @@
 """Multi-head attention."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from stjax.ops.attention import Cache, Mask, SlidingWindow, attention, extend
+from stjax.ops.rotary import rotate
 
 
 class SelfAttention(nn.Module):
@@ -39,8 +42,87 @@ class SelfAttention(nn.Module):
         shape = (3, self.heads, self.head_dim)
         qkv = nn.DenseGeneral(shape, use_bias=self.qkv_bias, name="qkv", **common)(x)
         q, k, v = jnp.moveaxis(qkv, -3, 0)
-        out = jax.nn.dot_product_attention(q, k, v)
+        out = attention(q, k, v)
         if not self.project:
             return out.reshape(*x.shape[:-1], -1)
         out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **common)(out)
         return nn.Dropout(self.dropout)(out, deterministic=not train)
+
+
+class StreamingAttention(nn.Module):
+    """Attention over time, with a cache of keys and values; a causal mixer.
+
+    A token sees itself and the `capacity - 1` tokens before it, however the clip is fed.
+
+    Attributes:
+        heads: number of heads; they share the channels equally.
+        capacity: the longest memory, in tokens.
+        kv_heads: heads of keys and values, which divide `heads` (grouped queries, arXiv
+            2305.13245); None is as many.
+        mask: another mask, such as `FrameCausal`; one that looks back further than the capacity
+            sees less in a stream than in a clip fed whole.
+        rotary: from the positions of tokens in the stream, (n,), to the angles that queries and
+            keys are turned by (see `stjax.ops.rotary`); `interleaved` says which channels pair up.
+        qk_norm: `(q, k) -> (q, k)` before that, such as `stjax.layers.norm.QKNorm()`.
+        bias: whether queries, keys, values and the output have one.
+        dropout: rate on the attention weights.
+        method: see `stjax.ops.attention.attention`.
+    """
+
+    heads: int
+    capacity: int
+    kv_heads: int | None = None
+    mask: Mask | None = None
+    rotary: Callable[[Int[Array, "n"]], Float[Array, "n p"]] | None = None
+    interleaved: bool = False
+    qk_norm: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    bias: bool = True
+    dropout: float = 0.0
+    method: str = "auto"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t c"], state: Cache | None = None, *, train: bool = False
+    ) -> tuple[Float[Array, "b t c"], Cache]:
+        channels, kv_heads = x.shape[-1], self.kv_heads or self.heads
+        if channels % self.heads or self.heads % kv_heads:
+            raise ValueError(
+                f"heads: {self.heads} do not divide {channels} channels, or {kv_heads} of keys "
+                "them"
+            )
+        types = {
+            "use_bias": self.bias,
+            "kernel_init": self.kernel_init,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        project = lambda heads, name: nn.DenseGeneral(
+            (heads, channels // self.heads), **types, name=name
+        )(x)
+        query, key = project(self.heads, "query"), project(kv_heads, "key")
+        value = project(kv_heads, "value")
+        if self.qk_norm is not None:
+            query, key = self.qk_norm(query, key)
+        seen = 0 if state is None else state.position
+        if self.rotary is not None:
+            angles = self.rotary(seen + jnp.arange(x.shape[1]))
+            turn = lambda x: rotate(x, angles, interleaved=self.interleaved)
+            query, key = turn(query), turn(key)
+        keys, values, first, cache = extend(state, key, value, self.capacity)
+        dropped = self.dropout if train else 0.0
+        y = attention(
+            query,
+            keys,
+            values,
+            SlidingWindow(self.capacity - 1) if self.mask is None else self.mask,
+            method=self.method,
+            query_start=seen,
+            key_start=first,
+            dropout=dropped,
+            dropout_key=self.make_rng("dropout") if dropped else None,
+            over_time=state is None,
+        )
+        return nn.DenseGeneral(channels, axis=(-2, -1), **types, name="out")(y), cache

@@ -1,8 +1,11 @@
 """Normalisation layers."""
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 def frame_group_norm(groups: int, **options: Any) -> nn.GroupNorm:
@@ -11,3 +14,38 @@ def frame_group_norm(groups: int, **options: Any) -> nn.GroupNorm:
     flax's own takes all axes but the first, and so would look along time.
     """
     return nn.GroupNorm(groups, reduction_axes=(-3, -2, -1), **options)
+
+
+class QKNorm(nn.Module):
+    """Queries and keys, each normalised with a scale of its own, so that logits stay bounded.
+
+    (Henry et al. 2020, arXiv 2010.04245; with layer norms, Dehghani et al. 2023, ViT-22B, arXiv
+    2302.05442, section 2.) It comes before rotary codes.
+
+    Attributes:
+        over: "head": every head by itself, with one scale (d,) for all; "width": all heads of a
+            token together, with a scale (h, d).
+        center: whether the mean is taken off and a bias added (LayerNorm), or not (RMSNorm).
+    """
+
+    over: Literal["head", "width"] = "head"
+    center: bool = False
+    epsilon: float = 1e-6
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, q: Float[Array, "... n h d"], k: Float[Array, "... m g d"]
+    ) -> tuple[Float[Array, "... n h d"], Float[Array, "... m g d"]]:
+        axes = {"head": (-1,), "width": (-2, -1)}[self.over]
+        norm = functools.partial(
+            nn.LayerNorm if self.center else nn.RMSNorm,
+            self.epsilon,
+            reduction_axes=axes,
+            feature_axes=axes,
+            use_fast_variance=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
+        return norm(name="q")(q), norm(name="k")(k)

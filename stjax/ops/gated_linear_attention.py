@@ -269,7 +269,9 @@ def _associative(q, k, v, log_decay, initial):
     q, k = (jnp.repeat(x, shared, axis=2) for x in (q, k))
     written = k[..., None] * v[..., None, :]
     decay = jnp.exp(log_decay)[..., None]
-    states, last = linear_recurrence(decay, written, initial, method="associative")
+    states, last = linear_recurrence(
+        decay, written, initial, method="associative", over_time=False
+    )
     return jnp.einsum("bthk,bthkv->bthv", q, states).astype(dtype), last
 
 

@@ -10,14 +10,18 @@ import pathlib
 
 import jax
 
+# Rows (longest length, method), the last without end.
+Rows = list[tuple[int | None, str]]
+
 # What to take on a backend where nobody has measured: the form with the least sequential work that
 # needs no kernel of its own.
-EXPECTED = {
-    "linear_recurrence": "associative",
-    "selective_scan": "chunked",
-    "gated_linear_attention": "chunked",
-    "channel_gated_linear_attention": "chunked",  # a decay of its own for every key channel
-    "delta_rule": "chunked",
+EXPECTED: dict[str, Rows] = {
+    "linear_recurrence": [(None, "associative")],
+    "selective_scan": [(None, "chunked")],
+    "gated_linear_attention": [(None, "chunked")],
+    "channel_gated_linear_attention": [(None, "chunked")],  # a decay for every key channel
+    "delta_rule": [(None, "chunked")],
+    "attention": [(4096, "dense"), (None, "chunked")],
 }
 
 
@@ -26,15 +30,13 @@ def fastest(operator: str, length: int) -> str:
 
     Args:
         operator: a key of EXPECTED.
-        length: steps along time.
+        length: steps along time; of attention the square root of the number of logits.
     """
-    rows = _table().get(jax.default_backend(), {}).get(operator)
-    if rows is None:
-        return EXPECTED[operator]
+    rows = _table().get(jax.default_backend(), {}).get(operator, EXPECTED[operator])
     return next(method for longest, method in rows if longest is None or length <= longest)
 
 
 @functools.cache
-def _table() -> dict[str, dict[str, list[tuple[int | None, str]]]]:
-    """backend -> operator -> rows (longest length, method); the last row has no end."""
+def _table() -> dict[str, dict[str, Rows]]:
+    """backend -> operator -> rows."""
     return json.loads((pathlib.Path(__file__).parent / "measured.json").read_text())

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
+from stjax.ops import sequence_parallel
 from stjax.ops.measured import fastest
 
 State = Inexact[Array, "..."]
@@ -25,6 +26,7 @@ def linear_recurrence(
     reverse: bool = False,
     axis: int = 1,
     chunk: int = 64,
+    over_time: bool = True,
 ) -> tuple[State, State]:
     """All states of x_k = decay_k x_{k-1} + inputs_k, elementwise, real or complex.
 
@@ -40,15 +42,27 @@ def linear_recurrence(
         reverse: run from the last step to the first; `initial` then comes after the last step.
         axis: the time axis of `inputs`.
         chunk: steps to a chunk, for "chunked" alone.
+        over_time: the steps are those of time: under a mesh with an axis "sequence" they are cut
+            over its devices (see `stjax.ops.sequence_parallel`). False for a scan over space.
 
     Returns:
         The states, of the shape of `inputs`, and the state after the last step taken, the shape
         of `initial`.
 
     Raises:
-        ValueError: a shape that does not fit, an unknown method.
+        ValueError: a shape that does not fit, an unknown method, steps that the mesh's axis
+            "sequence" does not divide.
     """
     decay, inputs, initial, axis = _checked(decay, inputs, initial, axis)
+    scan = functools.partial(_scan, method=method, axis=axis, chunk=chunk)
+    if over_time and sequence_parallel.ways() > 1:
+        return sequence_parallel.sharded_linear_recurrence(
+            decay, inputs, initial, scan=scan, reverse=reverse, axis=axis
+        )
+    return scan(decay, inputs, initial, reverse=reverse)
+
+
+def _scan(decay, inputs, initial, *, method, reverse, axis, chunk):
     if method == "auto":
         method = fastest("linear_recurrence", inputs.shape[axis])
     if method == "sequential":

@@ -169,7 +169,7 @@ def _parallel(rates, reverse, state, now):
     """The last state and the outputs, all states at once."""
     decay, drive, C = _discretised(rates, *now)
     states, last = linear_recurrence(
-        decay, drive, state, method="associative", axis=0, reverse=reverse
+        decay, drive, state, method="associative", axis=0, reverse=reverse, over_time=False
     )
     return last, _read(states, C)
 

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from stjax.metrics import baselines, video
+from stjax.ops import sequence_parallel
 from stjax.processes.autoregressive import generate
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.tasks.losses import LOSSES
@@ -117,6 +118,12 @@ class FramePrediction:
         """Predictions of frames 1.. from all frames before each, and those frames."""
         mask_key, frame_key, model_key = jax.random.split(key, 3)
         inputs, target, options = clip[:, :-1], clip[:, 1:], {}
+        if inputs.shape[1] % sequence_parallel.ways():
+            raise ValueError(
+                f"run.mesh: sequence {sequence_parallel.ways()} does not divide the "
+                f"{inputs.shape[1]} frames that go through the model, data.context + data.horizon "
+                f"- 1 ({self.context} + {self.horizon} - 1)"
+            )
         if self.sampling is not None:
             options["truth"] = self.sampling(
                 mask_key, step, len(clip), self.context, self.horizon

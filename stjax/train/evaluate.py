@@ -35,7 +35,7 @@ class Mean:
 
 def predictor(task: Task, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     """Jitted `(variables, batch) -> predictions` on batches cut over the mesh."""
-    sharding = meshes.batch_sharding(mesh)
+    sharding = meshes.evaluation_sharding(mesh)
     predict = jax.jit(lambda variables, batch: task.predict(variables, batch, jax.random.key(0)))
     return lambda variables, batch: predict(variables, jax.device_put(batch, sharding))
 

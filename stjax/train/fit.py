@@ -1,6 +1,7 @@
 """The training loop."""
 
 import itertools
+import math
 import pathlib
 import signal
 import sys
@@ -42,6 +43,8 @@ class Session:
         train, run = experiment.train, experiment.run
         self.mesh = meshes.make(run.mesh)
         meshes.check_batch(train.batch, self.mesh, train.accumulate)
+        if advice := meshes.advice(train.batch, self.mesh, train.accumulate):
+            say(advice)
         self.key = jax.random.key(train.seed)
         self.stepper = Stepper(
             experiment.task, experiment.optimizer, self.mesh,
@@ -70,7 +73,7 @@ class Session:
 
     def test_batches(self):
         """One pass over the test set, its last batch padded; to be closed."""
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        ways = math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp", "sequence"))
         batch = -(-self.experiment.run.eval_batch // ways) * ways
         return pipeline(self.experiment.data.test, batch)
 

@@ -27,9 +27,17 @@ def _count(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         else:
-            trips = params["length"] if name == "scan" else 1
-            total += trips * sum(_count(inner) for inner in _inner(params))
+            total += _times(name, params) * sum(_count(inner) for inner in _inner(params))
     return total
+
+
+def _times(name: str, params: dict[str, Any]) -> int:
+    """How often what is within an operation runs: trips of a scan, devices of a `shard_map`."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    return 1
 
 
 def _inner(params: dict[str, Any]):

@@ -1,9 +1,11 @@
 """Devices, and where arrays lie on them.
 
 A mesh has the axes `data`, `fsdp`, `tensor` and `sequence`. A batch is cut over data x fsdp;
-parameters, their moving average and the optimizer's moments are cut over fsdp.
+parameters, their moving average and the optimizer's moments are cut over fsdp; the operators that
+run over time cut it over sequence (`stjax.ops.sequence_parallel`).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH = PartitionSpec(("data", "fsdp"))
+# A rollout goes frame by frame, so that there is no time to cut: evaluation cuts the batch instead.
+EVALUATED = PartitionSpec(("data", "fsdp", "sequence"))
 # Below this many entries an array is cheaper to keep whole on every device than to gather.
 SMALLEST_SHARDED = 2**12
 
@@ -48,6 +52,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def evaluation_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, EVALUATED)
+
+
+def cut_time(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """What is traced within cuts time over the mesh's axis `sequence`, where that is longer than 1.
+
+    Operators find the mesh by `jax.sharding.get_abstract_mesh`, so that no model passes it on.
+    """
+    if mesh.shape["sequence"] == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
 def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ValueError where a batch cannot be cut over the mesh."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -56,6 +74,21 @@ def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
             f"train.batch: {batch} is not divisible by {ways * accumulate} "
             f"(data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} x accumulate {accumulate})"
         )
+
+
+def advice(batch: int, mesh: Mesh, accumulate: int = 1) -> str | None:
+    """What to change where the mesh's axis `sequence` would cut the recurrences alone.
+
+    Convolutions see frames with batch and time merged in one axis. XLA can cut that over time only
+    where a device has one sample of the batch at once; else it repeats the work on every device.
+    """
+    parts = batch // (mesh.shape["data"] * mesh.shape["fsdp"])
+    if mesh.shape["sequence"] == 1 or parts == accumulate:
+        return None
+    return (
+        f"run.mesh: a device has {parts // accumulate} samples at once, and sequence "
+        f"{mesh.shape['sequence']} may save little; train.accumulate={parts} gives it one at a time"
+    )
 
 
 def state_sharding(mesh: Mesh, abstract: Any) -> Any:

@@ -92,7 +92,10 @@ def update(
     if accumulate == 1:
         collections, (grads, logs) = gradients(state.collections, batch, key)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        # Part k takes every accumulate-th sample from k on: so each device keeps its own samples.
+        parts = jax.tree.map(
+            lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+        )
         keys = jax.random.split(key, accumulate)
         collections, stacked = jax.lax.scan(
             lambda carry, xs: gradients(carry, *xs), state.collections, (parts, keys)

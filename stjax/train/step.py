@@ -79,7 +79,8 @@ class Stepper:
         """The update as `jit` compiles it, for batches that lie on the mesh."""
 
         def step(state, batch):
-            new, logs = self._update(state, batch, key)
+            with meshes.cut_time(self.mesh):
+                new, logs = self._update(state, batch, key)
             where = meshes.state_sharding(self.mesh, new)
             return jax.lax.with_sharding_constraint(new, where), logs
 

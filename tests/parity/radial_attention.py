@@ -1,9 +1,9 @@
-"""Radial attention: the released code's block masks, and attention under them."""
+"""Radial attention: the paper's mask, the released code's block masks, attention under them."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from stjax.ops.attention import RadialBlocks, attention, merge
+from stjax.ops.attention import Radial, RadialBlocks, attention, merge
 from tests.parity import Case
 
 
@@ -17,6 +17,17 @@ def masks(golden):
         outputs["kept"].append(seen.sum())
         outputs["windows"].append([mask.half_width(distance) for distance in range(8)])
         outputs["split_keep"].append([mask.keeps(distance) for distance in range(8)])
+    outputs = {name: jnp.asarray(output) for name, output in outputs.items()}
+    return Case(lambda variables, inputs: (None, outputs))
+
+
+def equation_4(golden):
+    outputs = {"kept": []}
+    for number, (frames, tokens, sink) in enumerate(golden.config["cases"]):
+        position = np.arange(frames * tokens)
+        seen = Radial(tokens, sink).visible(position[:, None], position)
+        outputs[f"mask_{number}"] = np.packbits(seen)
+        outputs["kept"].append(seen.sum())
     outputs = {name: jnp.asarray(output) for name, output in outputs.items()}
     return Case(lambda variables, inputs: (None, outputs))
 
@@ -53,6 +64,7 @@ def attend(golden):
 
 
 DRIVERS = {
+    "radial_attention::eq4": equation_4,
     "radial-attention::gen_log_mask_shrinked": masks,
     "radial-attention::RadialAttention": attend,
 }
