@@ -1,0 +1,1 @@
+"""How fast, against what: one command a question (see benchmarks/README.md)."""
