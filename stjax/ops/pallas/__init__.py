@@ -1,6 +1,7 @@
 """Pallas kernels of the recurrences, for GPUs (Triton) and TPUs; `stjax.ops` calls them by method.
 
-The kernels' modules are imported where they run: a CPU needs nothing of Pallas.
+The kernels' modules are imported where they run: a CPU needs nothing of Pallas. Compilers do not
+cut kernels over a mesh: there, call them within `jax.shard_map(..., check_vma=False)`.
 """
 
 import jax

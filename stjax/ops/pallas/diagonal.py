@@ -1,4 +1,4 @@
-"""Elementwise linear recurrences as one kernel: each input is read once, each state written once.
+"""Elementwise linear recurrences as one kernel: states live in registers and are written once.
 
 The recurrence of `stjax.ops.recurrence.linear_recurrence`, with its gradient. Its transpose is
 again a recurrence, run the other way, in which the decay acts after a step and not before it:
