@@ -18,7 +18,7 @@ import jax
 import jaxlib
 import numpy as np
 
-from stjax.train import cli
+from stjax.train import cpu
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 # One-minute load average above which somebody else is at work.
@@ -42,7 +42,7 @@ def begin() -> dict[str, Any]:
 
     Warns where the machine is busy: medians of shared cores mean nothing.
     """
-    cli._quicken_cpu_convolutions()
+    cpu.quicken()
     jax.config.update("jax_enable_compilation_cache", False)
     load = os.getloadavg()[0]
     if load > _BUSY:

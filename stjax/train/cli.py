@@ -21,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from stjax.train import config as configs
+from stjax.train import cpu
 from stjax.train import evaluate as evaluation
 from stjax.train.errors import RunError
 from stjax.train.experiment import Experiment
@@ -30,7 +31,6 @@ from stjax.train.state import TrainState
 from stjax.train.writer import Writer
 
 SCALES = ("tiny", "small", "paper")
-_CPU_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 Build = Callable[[ConfigDict], Experiment]
 
 
@@ -120,7 +120,7 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
 
 
 def _set_up_jax(devices: int) -> None:
-    _quicken_cpu_convolutions()
+    cpu.quicken()
     if devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices)
@@ -128,16 +128,6 @@ def _set_up_jax(devices: int) -> None:
         # Compiling is most of a short run's wait, and the next run of the same step needs none.
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "stjax" / "xla"))
-
-
-def _quicken_cpu_convolutions() -> None:
-    """Asks XLA for the CPU convolutions that are twice as fast; no other backend reads the flag.
-
-    Only where the flag is known: XLA ends the process at one that it does not know.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jaxlib.__version__.startswith("0.10.") and "ynn_fusion_type" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_CPU_CONVOLUTIONS}".strip()
 
 
 def _stored_state(session: Session, which: str):
