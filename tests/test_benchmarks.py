@@ -51,9 +51,10 @@ def test_an_exponent_is_the_slope_of_the_logarithms():
 
 def test_peers_that_compute_something_else_are_refused():
     x = np.ones(3, np.float32)
-    programs = {name: measure.compiled(f, x) for name, f in {"a": abs, "b": lambda x: 2 * x}.items()}
+    contenders = {"a": abs, "b": lambda x: 2 * x}
+    programs = {name: measure.compiled(run, x) for name, run in contenders.items()}
     assert programs["a"].peak_bytes >= 2 * x.nbytes
-    with pytest.raises(AssertionError, match="^b differs from a"):
+    with pytest.raises(AssertionError, match=r"^b differs from a"):
         measure.agree(programs, (x,), "a")
 
 
