@@ -69,18 +69,12 @@ def draw(tokens: int, heads: int, features: int, dtype) -> tuple[jax.Array, ...]
 
 
 def methods(arrays: Sequence[jax.Array], mask: Mask) -> dict:
-    """Method -> attention by it; those that refuse the mask, or this backend, are left out."""
-    found = {}
-    for method in (name for name in METHODS if name != "auto"):
-        run = functools.partial(attention, mask=mask, method=method)
-        try:
-            jax.eval_shape(run, *arrays)
-        except ValueError as refusal:
-            if not str(refusal).startswith("method"):
-                raise
-        else:
-            found[method] = run
-    return found
+    """Method -> attention by it, of those that have the mask on this backend."""
+    ways = {
+        method: functools.partial(attention, mask=mask, method=method)
+        for method in METHODS if method != "auto"
+    }
+    return measure.accepted(ways, arrays)
 
 
 def of_masks(arguments, environment) -> list[dict]:

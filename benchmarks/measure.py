@@ -102,18 +102,47 @@ def compiled(function: Callable[..., Any], *args: Any) -> Program:
     return Program(program, seconds, peak)
 
 
+def accepted(
+    ways: Mapping[str, Callable[..., Any]], arrays: Sequence[Any]
+) -> dict[str, Callable[..., Any]]:
+    """Those ways through an operator that take these arrays on this backend.
+
+    The others raise a ValueError that names the method; any other error is an error here too.
+    """
+    found = {}
+    for method, function in ways.items():
+        try:
+            jax.eval_shape(function, *arrays)
+        except ValueError as refusal:
+            if not str(refusal).startswith("method"):
+                raise
+        else:
+            found[method] = function
+    return found
+
+
 def forward_and_backward(function: Callable[..., Any]) -> Callable[..., Any]:
     """(arrays, cotangent of the first output) -> that output, and the gradient of every array."""
 
+    def run(arrays, cotangent):
+        out, pullback = jax.vjp(_first(function), *arrays)
+        return out, pullback(cotangent)
+
+    return run
+
+
+def ones_like_output(function: Callable[..., Any], arrays: Sequence[Any]) -> jax.Array:
+    """Ones in the shape of the first output: a cotangent."""
+    shape = jax.eval_shape(_first(function), *arrays)
+    return jax.numpy.ones(shape.shape, shape.dtype)
+
+
+def _first(function):
     def first(*arrays):
         out = function(*arrays)
         return out[0] if isinstance(out, tuple) else out
 
-    def run(arrays, cotangent):
-        out, pullback = jax.vjp(first, *arrays)
-        return out, pullback(cotangent)
-
-    return run
+    return first
 
 
 def agree(

@@ -1,4 +1,4 @@
-"""Which way through a recurrence is the fastest, at which length?
+"""Which way through a recurrence is the fastest, at which length? (And through attention.)
 
     python -m benchmarks.recurrences                  # linear_recurrence
     python -m benchmarks.recurrences --operators selective_scan delta_rule --lengths 64 1024
@@ -6,7 +6,8 @@
 
 Forward and backward together, under jit, at the shapes that models have. "published" is what
 published JAX code does: `lax.associative_scan` over (decay, input) pairs, the decay laid out along
-time. "definition" is the naive loop with JAX's own gradient.
+time. "definition" is the naive loop with JAX's own gradient. Methods that a backend does not have
+are left out.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import measure
+from stjax.ops.attention import attention
 from stjax.ops.delta_rule import delta_rule, naive_delta_rule
 from stjax.ops.gated_linear_attention import (
     gated_linear_attention,
@@ -120,8 +122,13 @@ def _normal(rng, *shape):
     return rng.standard_normal(shape, np.float32)
 
 
+def tokens(rng, batch, length):
+    """Two heads of 64."""
+    return tuple(_normal(rng, batch, length, 2, 64) for _ in range(3))
+
+
 METHODS = ("sequential", "associative", "chunked")
-_LINEAR = ways(linear_recurrence, *METHODS), {"published": published}
+_LINEAR = ways(linear_recurrence, *METHODS, "pallas"), {"published": published}
 _GATED = ways(gated_linear_attention, *METHODS), {"definition": naive_gated_linear_attention}
 
 # The names are those of `stjax.ops.measured.EXPECTED`.
@@ -132,7 +139,7 @@ OPERATORS = {
     ),
     "selective_scan": (
         Case(
-            "Mamba's 256x16", mamba_layer, ways(selective_scan, *METHODS),
+            "Mamba's 256x16", mamba_layer, ways(selective_scan, *METHODS, "pallas"),
             {"published": published_selective_scan},
         ),
     ),
@@ -146,6 +153,9 @@ OPERATORS = {
             {"definition": naive_delta_rule},
         ),
     ),
+    "attention": (
+        Case("2 heads of 64", tokens, ways(attention, "dense", "chunked"), baseline="dense"),
+    ),
 }
 
 
@@ -154,26 +164,24 @@ def run(case: Case, lengths: Sequence[int], rounds: int, batch: int, copy: float
     rows = []
     for length in lengths:
         arrays = jax.device_put(tuple(case.arguments(np.random.default_rng(0), batch, length)))
-        contenders = {
-            name: measure.forward_and_backward(function)
-            for name, function in {**case.methods, **case.peers}.items()
+        contenders = {**measure.accepted(case.methods, arrays), **case.peers}
+        args = arrays, measure.ones_like_output(contenders[case.baseline], arrays)
+        programs = {
+            name: measure.compiled(measure.forward_and_backward(function), *args)
+            for name, function in contenders.items()
         }
-        out = jax.eval_shape(lambda arrays: case.methods[case.baseline](*arrays)[0], arrays)
-        args = arrays, jnp.ones(out.shape, out.dtype)
-        programs = {name: measure.compiled(f, *args) for name, f in contenders.items()}
         measure.agree(programs, args, case.baseline)
         timed = measure.race(programs, args, case.baseline, rounds)
         # Every argument, and every result, has to be moved once at least.
         traffic = 2 * sum(x.nbytes for x in jax.tree.leaves(args))
         for name, row in timed.items():
-            share = traffic / (1e-3 * row["ms"] * copy)
             key = {"shape": case.shape, "length": length, "method": name}
+            share = traffic / (1e-3 * row["ms"] * copy)
             rows.append(
                 key | {"ours": name in case.methods} | row | {"of_copy_bandwidth": share}
             )
-        print(f"  {case.shape}, {length} steps: " + ", ".join(
-            f"{name} {row['ms']:.3g} ms" for name, row in timed.items()
-        ), flush=True)
+        times = ", ".join(f"{name} {row['ms']:.3g} ms" for name, row in timed.items())
+        print(f"  {case.shape}, {length} steps: {times}", flush=True)
     return rows
 
 
@@ -227,17 +235,17 @@ def table(results: pathlib.Path) -> Table:
 
 
 def choose(results: pathlib.Path, path: pathlib.Path = TABLE) -> None:
-    """Rewrites the rows of the default backend of `stjax/ops/measured.json`."""
+    """Rewrites what was measured on the default backend in `stjax/ops/measured.json`."""
     backend = jax.default_backend()
     chosen = json.loads(path.read_text())
     chosen.setdefault(backend, {}).update(table(results).get(backend, {}))
-    lines = [
-        f'  "{backend}": {{\n'
-        + ",\n".join(f'    "{name}": {json.dumps(rows)}' for name, rows in operators.items())
-        + "\n  }"
-        for backend, operators in sorted(chosen.items())
-    ]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    operators = lambda rows: ",\n".join(
+        f'    "{operator}": {json.dumps(choices)}' for operator, choices in sorted(rows.items())
+    )
+    backends = ",\n".join(
+        f'  "{name}": {{\n{operators(rows)}\n  }}' for name, rows in sorted(chosen.items())
+    )
+    path.write_text(f"{{\n{backends}\n}}\n")
     print(path.read_text())
 
 

@@ -7,14 +7,17 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from benchmarks import attention, convolutions, convs5, measure, recurrences
+from tests import quick
 
 
 @pytest.fixture(autouse=True)
 def _no_trace_left(monkeypatch):
     """Benchmarks set flags and drop compiled functions; the tests after them need neither."""
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
+    monkeypatch.setattr(measure, "copy_bandwidth", lambda: 1e10)
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
 
 
@@ -51,18 +54,18 @@ def test_an_exponent_is_the_slope_of_the_logarithms():
 
 def test_peers_that_compute_something_else_are_refused():
     x = np.ones(3, np.float32)
-    contenders = {"a": abs, "b": lambda x: 2 * x}
-    programs = {name: measure.compiled(run, x) for name, run in contenders.items()}
+    functions = {"a": abs, "b": lambda x: 2 * x}
+    programs = {name: measure.compiled(function, x) for name, function in functions.items()}
     assert programs["a"].peak_bytes >= 2 * x.nbytes
     with pytest.raises(AssertionError, match=r"^b differs from a"):
         measure.agree(programs, (x,), "a")
 
 
 def test_recurrences_and_their_table(tmp_path):
-    lengths = ["--lengths", "2", "4", "--rounds", "2", "--out", str(tmp_path)]
+    lengths = ["--lengths", "2", "--rounds", "2", "--out", str(tmp_path)]
     recurrences.main(["--operators", "linear_recurrence", *lengths])
     result = results(tmp_path)["recurrences-linear_recurrence"]
-    assert len(result["rows"]) == 2 * 2 * 4  # shapes, lengths, contenders
+    assert len(result["rows"]) == 2 * 4  # shapes, contenders; no kernel on a CPU
     assert all(row["ms"] > 0 and row["compile_s"] > 0 for row in result["rows"])
     chosen = tmp_path / "chosen"
     chosen.write_text('{"elsewhere": {"delta_rule": [[null, "chunked"]]}}')
@@ -92,11 +95,12 @@ def test_convs5_and_the_published_algorithm_have_one_loss(tmp_path):
 def test_the_published_linear_part_is_ours():
     layer = convs5.ConvS5(features=2, state_size=4)
     x = np.random.default_rng(0).standard_normal((1, 3, 4, 4, 2), np.float32)
-    variables = layer.init(jax.random.key(0), x, method="linear")
-    apply = lambda: layer.apply(variables, x, method="linear")
-    ours = apply()
-    with convs5.nn.intercept_methods(convs5.published):
-        theirs = apply()
+    start = lambda: layer.init(jax.random.key(0), x, method="linear")
+    variables = quick.jit(start)()
+    apply = lambda variables: layer.apply(variables, x, method="linear")
+    ours = quick.jit(apply)(variables)
+    with nn.intercept_methods(convs5.published):
+        theirs = quick.jit(lambda variables: apply(variables))(variables)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
@@ -107,13 +111,14 @@ def test_convolutions(tmp_path):
     assert {row["contender"] for row in rows} == {"xla", "stjax", "shifted", "grouped"}
 
 
-def test_attention_grows_as_its_blocks(tmp_path):
+def test_attention_grows_as_its_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "FRAMES", (4, 8, 16, 32))
     arguments = ["--parts", "growth", "--longest", "1024", "--heads", "1", "--features", "8"]
     attention.main([*arguments, "--rounds", "1", "--out", str(tmp_path)])
     result = results(tmp_path)["attention-growth"]
     fits = {fit["contender"]: fit for fit in result["exponents"]}
     assert fits["full"]["blocks"] == pytest.approx(2)
-    assert 1 < fits["radial"]["blocks, last"] < 1.3
+    assert 1 < fits["radial"]["blocks, last"] < fits["radial"]["blocks"] < 1.7
 
 
 @pytest.mark.slow

@@ -39,12 +39,20 @@ def test_the_fastest_of_our_methods_is_chosen_up_to_half_way(results, expected):
     assert choices(results) == expected
 
 
-@pytest.mark.parametrize("backend", sorted(COMMITTED))
-def test_the_committed_table_is_that_of_the_committed_results(backend):
-    measured = table(measure.RESULTS).get(backend)
+ENTRIES = [(backend, operator) for backend, rows in COMMITTED.items() for operator in rows]
+
+
+@pytest.mark.parametrize(("backend", "operator"), ENTRIES)
+def test_the_committed_table_is_that_of_the_committed_results(backend, operator):
+    measured = table(measure.RESULTS).get(backend, {}).get(operator)
     if measured is None:
-        pytest.skip(f"{measure.RESULTS} holds no results of recurrences on {backend}")
-    assert json.loads(json.dumps(measured)) == COMMITTED[backend]
+        pytest.skip(f"{measure.RESULTS} holds no result of {operator} on {backend}")
+    assert [list(row) for row in measured] == COMMITTED[backend][operator]
+
+
+def test_no_result_is_without_its_entry():
+    for backend, operators in table(measure.RESULTS).items():
+        assert set(operators) <= set(COMMITTED[backend])
 
 
 @pytest.mark.parametrize("backend", sorted(COMMITTED))
