@@ -270,6 +270,8 @@ def _serve(pipe, make, args):
         while True:
             method, args = pipe.recv()
             pipe.send(getattr(contender, method)(*args))
+    except EOFError:  # whoever asked is gone
+        return
     except Exception as error:
         pipe.send(error)
         raise
