@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stjax.ops.delta_rule import delta_rule, delta_step, naive_delta_rule
-from tests import quick
+from tests import methods, quick
+from tests.methods import assert_close
 
 METHODS = ("sequential", "associative", "chunked")
 
@@ -33,33 +34,11 @@ def problem(steps, heads=2, decay=True, start=True, strength=1.0, seed=0):
 
 
 def run_all(arguments, chunk=64):
-    """Outputs, last states and gradients of every argument, by every method: one jitted call."""
+    """See `methods.run_all`."""
     runs = {"naive": naive_delta_rule} | {
         method: functools.partial(delta_rule, method=method, chunk=chunk) for method in METHODS
     }
-
-    def values_and_gradients(run, arguments):
-        def loss(arguments):
-            y, last = run(**arguments)
-            return jnp.sum(jnp.square(y)) + jnp.sum(last), (y, last)
-
-        return jax.grad(loss, has_aux=True)(arguments)
-
-    call = lambda arguments: {
-        name: values_and_gradients(run, arguments) for name, run in runs.items()
-    }
-    return jax.device_get(quick.jit(call)(arguments))
-
-
-def assert_close(ours, expected, tolerance):
-    """To `tolerance` of each array's largest magnitude, or of one."""
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            np.float64(a), b, 0, tolerance * max(1, np.abs(b).max())
-        ),
-        ours,
-        expected,
-    )
+    return methods.run_all(runs, arguments)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

@@ -16,7 +16,8 @@ from stjax.ops.gated_linear_attention import (
     retention,
     ssd,
 )
-from tests import quick
+from tests import methods, quick
+from tests.methods import assert_close
 
 METHODS = ("sequential", "associative", "chunked")
 DECAYS = ("none", "head", "step", "channel")
@@ -36,35 +37,13 @@ def problem(steps, decay, groups=2, shared=2, start=True, strength=1.0, seed=0):
     return arguments
 
 
-def run_all(arguments, chunk=64, methods=METHODS):
-    """Outputs, last states and gradients of every argument, by every method: one jitted call."""
+def run_all(arguments, chunk=64):
+    """See `methods.run_all`."""
     runs = {"naive": naive_gated_linear_attention} | {
         method: functools.partial(gated_linear_attention, method=method, chunk=chunk)
-        for method in methods
+        for method in METHODS
     }
-
-    def values_and_gradients(run, arguments):
-        def loss(arguments):
-            y, last = run(**arguments)
-            return jnp.sum(jnp.square(y)) + jnp.sum(last), (y, last)
-
-        return jax.grad(loss, has_aux=True)(arguments)
-
-    call = lambda arguments: {
-        name: values_and_gradients(run, arguments) for name, run in runs.items()
-    }
-    return jax.device_get(quick.jit(call)(arguments))
-
-
-def assert_close(ours, expected, tolerance):
-    """To `tolerance` of each array's largest magnitude, or of one."""
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(
-            np.float64(a), b, 0, tolerance * max(1, np.abs(b).max())
-        ),
-        ours,
-        expected,
-    )
+    return methods.run_all(runs, arguments)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from stjax.ops.attention import attention
 from stjax.ops.deformable import deformable_attention
 from stjax.ops.rotary import grid_positions
 
@@ -126,9 +127,7 @@ class SearchedAttention(nn.Module):
             keys = keys.reshape(*keys.shape[:2], width)
             self.sow("intermediates", "sampled", keys)
         keys = jnp.concatenate([keys, tokens], 1)
-        out = jax.nn.dot_product_attention(
-            q, dense(heads, name="k")(keys), dense(heads, name="v")(keys)
-        )
+        out = attention(q, dense(heads, name="k")(keys), dense(heads, name="v")(keys))
         out = dense(width, axis=(-2, -1), name="out")(out)
         return out[:, : flat.shape[1]].reshape(shape), out[:, flat.shape[1] :]
 

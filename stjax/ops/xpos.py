@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from stjax.ops.rotary import axial_spectrum, rotary_angles, rotate
+
 
 def xpos(
     x: Float[Array, "*b c"],
@@ -29,11 +31,11 @@ def xpos(
     """
     if x.shape[-1] % 2:
         raise ValueError(f"x: {x.shape}, an odd number of channels; they are turned in pairs")
+    spectrum = axial_spectrum((x.shape[-1] // 2,))
     pair = np.arange(x.shape[-1] // 2) / (x.shape[-1] // 2)
-    growth = np.log((pair + 0.4) / 1.4) * (-1 if keys else 1) / scale_base
+    growth = np.repeat(np.log((pair + 0.4) / 1.4), 2) * (-1 if keys else 1) / scale_base
     positions = jnp.asarray(positions, jnp.promote_types(x.dtype, jnp.float32))[..., None]
-    length, angle = jnp.exp(positions * growth), positions * 10_000.0**-pair
-    cos, sin = length * jnp.cos(angle), length * jnp.sin(angle)
-    even, odd = x[..., ::2], x[..., 1::2]
-    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1)
-    return turned.reshape(x.shape).astype(x.dtype)
+    scaled = x.astype(positions.dtype) * jnp.exp(positions * growth)
+    angles = rotary_angles(positions, spectrum)
+    turned = rotate(scaled[..., None, :], angles, interleaved=True)
+    return turned[..., 0, :].astype(x.dtype)
