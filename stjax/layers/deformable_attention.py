@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from stjax.ops.activations import gelu
 from stjax.ops.attention import attention
 from stjax.ops.deformable import deformable_attention
 from stjax.ops.rotary import grid_positions
@@ -155,7 +156,7 @@ class _Points(nn.Module):
             name="conv",
             **options,
         )(x)
-        x = nn.gelu(nn.LayerNorm(1e-6, name="norm", **options)(x), approximate=False)
+        x = gelu(nn.LayerNorm(1e-6, name="norm", **options)(x))
         x = nn.Dense(3, use_bias=False, kernel_init=nn.initializers.zeros, name="out", **options)(x)
         lattice = grid_positions(x.shape[1:4])
         moved = einops.rearrange(jnp.tanh(x), "(b g) t h w a -> b (t h w) g a", g=self.groups)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-gelu = functools.partial(nn.gelu, approximate=False)
+from stjax.ops.activations import gelu
 
 
 class FeedForward(nn.Module):

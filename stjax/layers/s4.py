@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from stjax.ops.activations import gelu
 from stjax.ops.s4 import (
     NPLR,
     fft_convolution,
@@ -109,7 +110,7 @@ class S4(nn.Module):
         feedthrough = self.param(
             "feedthrough", nn.initializers.normal(1.0), (self.features,), self.param_dtype
         )
-        y = nn.gelu(y + feedthrough.astype(y.dtype) * x, approximate=False)
+        y = gelu(y + feedthrough.astype(y.dtype) * x)
         y = nn.Dropout(self.dropout, broadcast_dims=(1,))(y, deterministic=not train)
         y = nn.Dense(self.features, dtype=self.dtype, param_dtype=self.param_dtype, name="out")(y)
         return y, state

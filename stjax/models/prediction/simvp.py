@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from stjax.layers.depthwise import DepthwiseConv
-from stjax.layers.feed_forward import gelu
 from stjax.layers.initializers import torch_default, torch_default_bias
 from stjax.layers.repeat import repeat
 from stjax.layers.stochastic_depth import DropPath
+from stjax.ops.activations import gelu
 from stjax.ops.patches import unpatchify
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
