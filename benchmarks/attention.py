@@ -11,7 +11,7 @@ and backward, on ever longer clips: ms as far as `--longest`, and blocks that ar
 64k tokens, each with the exponent p of the closest length^p, over all lengths and over the last
 three (n log n tends to 1, but short clips are nearly dense). "radial, Eq. 4" is the paper's mask
 token by token, whose thin diagonals touch every block; "radial" is the released code's, in whole
-blocks.
+blocks, of 256 tokens a frame, "smaller frames" of 128.
 
 "published" (GPUs): the forward pass at that paper's token counts against cuDNN's dense attention,
 in bfloat16.
@@ -98,14 +98,18 @@ def of_growth(arguments, environment) -> list[dict]:
     for frames in FRAMES:
         tokens = frames * TOKENS
         masks = {
-            "full": Full(), "radial": RadialBlocks(TOKENS, frames), "radial, Eq. 4": Radial(TOKENS)
+            "full": Full(),
+            "radial": RadialBlocks(TOKENS, frames),
+            "radial, smaller frames": RadialBlocks(TOKENS // 2, 2 * frames),
+            "radial, Eq. 4": Radial(TOKENS),
         }
         counts = {name: int(_blocks(mask, tokens)) for name, mask in masks.items()}
         timed = {}
         if tokens <= arguments.longest:
             arrays = draw(tokens, arguments.heads, arguments.features, _dtype(environment))
             args = arrays, jnp.ones_like(arrays[2])
-            names = ("radial", "full") if tokens <= arguments.longest // 2 else ("radial",)
+            names = ["radial", "radial, smaller frames"]
+            names += ["full"] if tokens <= arguments.longest // 2 else []
             programs = {
                 name: measure.compiled(
                     measure.forward_and_backward(_best(methods(arrays, masks[name]))), *args
