@@ -123,8 +123,15 @@ def _checked(decay, inputs, initial, axis):
 def _sequential(decay, inputs, initial, axis, reverse):
     decay, inputs = jnp.moveaxis(decay, axis, 0), jnp.moveaxis(inputs, axis, 0)
     initial = jnp.zeros_like(inputs[0]) if initial is None else initial
-    states, last = _loop(decay, inputs, initial, reverse)
-    return jnp.moveaxis(states, 0, axis), last
+    shape = inputs.shape
+    if len(decay) == 1:
+        decay = jnp.broadcast_to(decay, (1, *shape[1:]))
+    if jax.default_backend() == "cpu" and decay.shape[1:] == shape[1:]:
+        # As one long axis: a state of several XLA hands out to threads, at every step anew, and two
+        # thirds of the time are gone with it.
+        decay, inputs = (array.reshape(len(array), -1) for array in (decay, inputs))
+    states, last = _loop(decay, inputs, initial.reshape(inputs.shape[1:]), reverse)
+    return jnp.moveaxis(states.reshape(shape), 0, axis), last.reshape(shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
