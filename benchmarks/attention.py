@@ -11,7 +11,8 @@ and backward, on ever longer clips: ms as far as `--longest`, and blocks that ar
 64k tokens, each with the exponent p of the closest length^p, over all lengths and over the last
 three (n log n tends to 1, but short clips are nearly dense). "radial, Eq. 4" is the paper's mask
 token by token, whose thin diagonals touch every block; "radial" is the released code's, in whole
-blocks, of 256 tokens a frame, "smaller frames" of 128.
+blocks, of 256 tokens a frame, "smaller frames" of 128, "finer" of 128 in blocks of 32 (counted, as
+all are, in areas of a 128-block).
 
 "published" (GPUs): the forward pass at that paper's token counts against cuDNN's dense attention,
 in bfloat16.
@@ -101,9 +102,10 @@ def of_growth(arguments, environment) -> list[dict]:
             "full": Full(),
             "radial": RadialBlocks(TOKENS, frames),
             "radial, smaller frames": RadialBlocks(TOKENS // 2, 2 * frames),
+            "radial, finer": RadialBlocks(TOKENS // 2, 2 * frames, block=32),
             "radial, Eq. 4": Radial(TOKENS),
         }
-        counts = {name: int(_blocks(mask, tokens)) for name, mask in masks.items()}
+        counts = {name: _blocks(mask, tokens) for name, mask in masks.items()}
         timed = {}
         if tokens <= arguments.longest:
             arrays = draw(tokens, arguments.heads, arguments.features, _dtype(environment))
@@ -169,8 +171,11 @@ def _best(found):
     return next(found[method] for method in ("cudnn", "pallas", "chunked") if method in found)
 
 
-def _blocks(mask, tokens, block=128):
-    return np.sum(mask.blocks(tokens, tokens, block, block) != EMPTY)
+def _blocks(mask, tokens):
+    """What a kernel visits, in areas of 128 x 128, in the mask's own blocks where it has some."""
+    block = getattr(mask, "block", 128)
+    visited = np.sum(mask.blocks(tokens, tokens, block, block) != EMPTY)
+    return float(visited * (block / 128) ** 2)
 
 
 def _dtype(environment):
