@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from stjax.data import Splits
 from stjax.tasks.base import Aux
+from stjax.train.cli import main
 from stjax.train.experiment import Experiment
 
 
@@ -108,3 +109,7 @@ CONFIGS = SimpleNamespace(__name__="tests.toy", __doc__=__doc__, get_config=get_
 def trained_params(session):
     """Parameters of the newest checkpoint, as numpy."""
     return jax.device_get(session.restore().params)
+
+
+if __name__ == "__main__":
+    main(experiment, CONFIGS)

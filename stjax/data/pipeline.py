@@ -1,4 +1,4 @@
-"""From a source to batches: shuffled, split over hosts, exactly resumable."""
+"""From a source to batches: shuffled, shared out to processes, exactly resumable."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,47 +24,48 @@ def pipeline(
     shuffle: bool = False,
     seed: int = 0,
     repeat: bool = False,
-    host: int = 0,
-    hosts: int = 1,
+    rows: slice | None = None,
+    start: int = 0,
     workers: int = 0,
     drop_remainder: bool = False,
 ) -> "grain.DatasetIterator":
     """An iterator of batches: the records' arrays stacked, and "weight" (b,) float32.
 
-    Every host gets equally many batches and each record goes to exactly one host. A finite pass
-    is padded to whole batches with repeated records of weight 0, so that means weighted by
-    "weight" neither drop nor double a sample.
+    A finite pass is padded to whole batches with repeated records of weight 0, so that means
+    weighted by "weight" neither drop nor double a sample.
 
-    The iterator's place is saved by `grain.checkpoint.CheckpointSave(iterator)` or `get_state()`
-    and taken up exactly by a pipeline with the same arguments. Call `close()` when done.
+    Which records batch k holds depends on nothing but the arguments up to `repeat`. So a run needs
+    to remember no more than how many batches it took, and goes on from there in as many processes
+    as it likes. Call `close()` when done.
 
     Args:
-        batch: records in a batch of this host.
+        batch: records in a batch, over all processes.
         shuffle: another order every epoch, all of them functions of `seed`.
         repeat: never ends; else one pass.
-        host, hosts: this host's share is every `hosts`-th record from the `host`-th.
+        rows: the rows of every batch that this process reads; None reads them all.
+        start: batches to leave out, without reading them.
         workers: processes that read; 0 reads in threads. A worker takes seconds to start.
-        drop_remainder: a finite pass leaves out what fills no batch on every host, not padded.
+        drop_remainder: a finite pass leaves out what fills no batch, not padded.
 
     Raises:
-        ValueError: no host of that index; an empty source; fewer records than one batch needs.
-            While iterating: what the source raised, from whichever process or thread.
+        ValueError: rows that a batch does not have; an empty source; fewer records than one batch
+            needs. While iterating: what the source raised, from whichever process or thread.
     """
     import grain  # imports jax
 
-    if not 0 <= host < hosts:
-        raise ValueError(f"host {host} of {hosts}")
-    length, whole = len(source), batch * hosts
-    if not length or (drop_remainder and not repeat and length < whole):
-        raise ValueError(f"{length} records do not fill one batch of {batch} on {hosts} host(s)")
+    rows = rows or slice(0, batch)
+    if not 0 <= rows.start < rows.stop <= batch:
+        raise ValueError(f"rows {rows.start} to {rows.stop} of a batch of {batch}")
+    length = len(source)
+    if not length or (drop_remainder and not repeat and length < batch):
+        raise ValueError(f"{length} records do not fill one batch of {batch}")
 
-    pad = 0 if repeat or drop_remainder else -length % whole
-    dataset = grain.MapDataset.source(_Guarded(source, length + pad))
-    if shuffle:
-        dataset = dataset.shuffle(seed)
-    # Hosts take turns in one order; after the repetition, so that none runs ahead of the others.
-    dataset = dataset.repeat() if repeat else dataset[: (length + pad) // whole * whole]
-    dataset = dataset[host::hosts].batch(batch, batch_fn=_stack)
+    pad = 0 if repeat or drop_remainder else -length % batch
+    order = grain.MapDataset.range(length + pad)
+    order = order.shuffle(seed) if shuffle else order
+    order = order.repeat() if repeat else order
+    share = _Share(source, order, batch, rows, start)
+    dataset = grain.MapDataset.source(share).batch(rows.stop - rows.start, batch_fn=_stack)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
     iterable = dataset.to_iter_dataset(options)
     if workers:
@@ -81,24 +82,33 @@ class _Failure:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Guarded:
-    """Records with their weight, padded to `length`; a `_Failure` where the source raises."""
+class _Share:
+    """One process's rows of every batch, one after another; a `_Failure` where the source raises.
+
+    Attributes:
+        order: which record is in which place of all batches; places past the source are padding.
+        batch, rows, start: as in `pipeline`.
+    """
 
     source: Source
-    length: int
+    order: Sequence[int]
+    batch: int
+    rows: slice
+    start: int
 
     def __len__(self) -> int:
-        return self.length
+        return (len(self.order) // self.batch - self.start) * (self.rows.stop - self.rows.start)
 
     def __getitem__(self, index: int) -> Record | _Failure:
-        real = index < len(self.source)
+        step, row = divmod(index, self.rows.stop - self.rows.start)
+        record = int(self.order[(self.start + step) * self.batch + self.rows.start + row])
+        real = record < len(self.source)
         try:
-            record = self.source[index if real else 0]
+            return {**self.source[record if real else 0], "weight": np.float32(real)}
         except (ValueError, OSError) as error:
             return _Failure(error)
         except Exception as error:  # of a type that may not survive the way out of a process
-            return _Failure(RuntimeError(f"record {index}: {error!r}"))
-        return {**record, "weight": np.float32(real)}
+            return _Failure(RuntimeError(f"record {record}: {error!r}"))
 
 
 def _stack(records: Sequence[Record | _Failure]) -> Record | _Failure:

@@ -1,8 +1,9 @@
 """Checkpoints: the only module that speaks to orbax.
 
-A checkpoint holds the state (parameters, averages, optimizer, step), the position of the data
-iterator, and the config. It appears under its name only when it is complete, so a process killed
-at any moment leaves the ones before it as they were.
+A checkpoint holds the state (parameters, averages, optimizer, step) and the config; the step says
+how many batches were taken. All processes of a run write it together, each its own parts of the
+arrays, and any other number of processes, on another mesh, may read it. It appears under its name
+only when it is complete, so a process killed at any moment leaves the ones before it as they were.
 """
 
 import errno
@@ -14,11 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
 
+from stjax.train import hosts
 from stjax.train.errors import RunError
 from stjax.train.state import TrainState
 
@@ -56,7 +57,6 @@ class Checkpoints:
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
             },
         )
@@ -64,7 +64,6 @@ class Checkpoints:
     def save(
         self,
         state: TrainState,
-        data: Any,
         config: dict[str, Any],
         metrics: dict[str, float] | None = None,
     ) -> None:
@@ -78,15 +77,16 @@ class Checkpoints:
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_as_dict(state)),
-            data=grain.checkpoint.CheckpointSave(data),
             config=ocp.args.JsonSave(config),
         )
         self._guarded(lambda: self._manager.save(step, args=args, metrics=metrics, force=True))
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed process was writing; only for the one process that will write."""
-        for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path)
+        """Removes what a killed run was writing; only for the run that will write."""
+        if hosts.first():
+            for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path)
+        hosts.gather("removed")
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises as `save` does."""
@@ -114,35 +114,37 @@ class Checkpoints:
         return self._manager.restore(step, args=args).config
 
     def restore_newest(
-        self, abstract: TrainState, data: Any, check: Callable[[dict[str, Any]], None], say=print
+        self, abstract: TrainState, check: Callable[[dict[str, Any]], None], say=print
     ) -> TrainState | None:
-        """The newest checkpoint that can be read, and `data` moved to its position.
+        """The newest checkpoint that can be read.
 
         A damaged checkpoint is passed over for the one before it, saying so, and moved to
         `damaged/`, so that the run can save that step again.
 
         Args:
             abstract: shapes, dtypes and shardings wanted.
-            data: the data iterator; None leaves the position alone.
             check: called with the config of the checkpoint; raises if it is another run's.
 
         Returns:
             The state, or None where no checkpoint can be read.
         """
-        for step in reversed(self.steps):
+        for step in hosts.share(self.steps[::-1]):
+            state, damage = None, ""
             try:
-                config = self.config(step)
-                check(config)
-                return self.restore(step, abstract, data)
+                check(self.config(step))
+                state = self.restore(step, abstract)
             except RunError:
                 raise
             except Exception as error:
-                reason = str(error).strip().splitlines()[0][:200]
-                say(f"checkpoint {step} is damaged ({reason}); trying the one before it")
-                self._set_aside(step)
+                damage = str(error).strip().splitlines()[0][:200]
+            damages = [damage for damage in hosts.gather(damage) if damage]
+            if not damages:
+                return state
+            say(f"checkpoint {step} is damaged ({damages[0]}); trying the one before it")
+            self._set_aside(step)
         return None
 
-    def restore(self, step: int, abstract: TrainState, data: Any = None) -> TrainState:
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
         """One checkpoint, laid out as `abstract` says.
 
         Raises:
@@ -151,16 +153,16 @@ class Checkpoints:
         stored = self._manager.item_metadata(step).state.tree
         wanted = _as_dict(abstract)
         _check_arrays(wanted, stored)
-        parts = {"state": ocp.args.StandardRestore(wanted)}
-        if data is not None:
-            parts["data"] = grain.checkpoint.CheckpointRestore(data)
-        restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        restored = self._manager.restore(step, args=args)
         return TrainState(**restored.state)
 
     def _set_aside(self, step: int) -> None:
         aside = self.folder.parent / "damaged"
-        aside.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+        if hosts.first():
+            aside.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+        hosts.gather("moved")
         self._manager.reload()
 
     def _guarded(self, action: Callable[[], Any]) -> None:

@@ -21,11 +21,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from stjax.train import config as configs
-from stjax.train import cpu
+from stjax.train import cpu, hosts
 from stjax.train import evaluate as evaluation
 from stjax.train.errors import RunError
 from stjax.train.experiment import Experiment
-from stjax.train.fit import Session, Stopped, fit, say
+from stjax.train.fit import Session, Stopped, fit
+from stjax.train.hosts import say
 from stjax.train.plan import parameters, plan
 from stjax.train.state import TrainState
 from stjax.train.writer import Writer
@@ -46,17 +47,28 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
     arguments, overrides = _parse(slug, module.__doc__ or "", argv)
     _set_up_jax(arguments.devices)
     try:
+        hosts.start(
+            arguments.coordinator, arguments.processes, arguments.process,
+            detect=arguments.distributed, wait=arguments.wait,
+        )
         config = configs.override(module.get_config(arguments.scale), overrides)
         workdir = pathlib.Path(arguments.workdir or f"runs/{slug}-{arguments.scale}")
         _VERBS[arguments.verb](build(config), workdir, arguments)
+        hosts.finish()
     except Stopped as stop:
         say(str(stop))
+        hosts.finish()
         sys.exit(128 + stop.signum)
     except (RunError, ValueError, OSError) as error:
         if os.environ.get("STJAX_TRACEBACK"):
             traceback.print_exc()
-        say(f"error: {error}")
-        sys.exit(1)
+        hosts.fail(f"error: {error}")
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        # An error that nobody foresaw has to end the other processes as well.
+        traceback.print_exc()
+        hosts.fail(f"error: process {jax.process_index()}: {error!r}")
 
 
 def train(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
@@ -80,6 +92,8 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
     with Session(experiment, workdir) as session:
         state = _stored_state(session, arguments.checkpoint)
         batch, predictions = session.example_predictions(state)
+        if not hosts.first():
+            return
         arrays = workdir / "predictions.npz"
         np.savez(arrays, **batch, predictions=predictions)
         for path in (arrays, *_draw(session, state, batch, predictions)):
@@ -89,7 +103,8 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
 def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Prints what a step will cost on the mesh asked for."""
     del workdir, arguments
-    print(plan(experiment))
+    if hosts.first():
+        print(plan(experiment))
 
 
 # "ablate" and "reproduce" belong here too; they need more than one experiment.
@@ -109,6 +124,12 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
     parser.add_argument("--workdir", help="run directory (runs/<slug>-<scale>)")
     parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
     parser.add_argument("--devices", type=int, default=0, help="simulate this many CPU devices")
+    many = parser.add_argument_group("many processes (Slurm and Open MPI need none of these)")
+    many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    many.add_argument("--processes", type=int, help="how many there are")
+    many.add_argument("--process", type=int, help="which one this is, from 0")
+    many.add_argument("--distributed", action="store_true", help="let JAX find the others (TPUs)")
+    many.add_argument("--wait", type=int, default=300, help="seconds that the others have to come")
     arguments, rest = parser.parse_known_args(argv)
     overrides = {}
     for item in rest:
@@ -159,6 +180,8 @@ def _report(
     best = min(trivial, key=lambda name: trivial[name][headline])
     ratio = metrics[headline] / trivial[best][headline]
     pictures = _draw(session, state, *session.example_predictions(state))
+    if not hosts.first():
+        return
     report = {
         "step": int(state.step),
         "parameters": parameters(state),

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from stjax.tasks.base import Batch, Task
-from stjax.train import mesh as meshes
 
 Report = dict[str, Any]
 
@@ -33,32 +31,46 @@ class Mean:
         return {name: (total / weight).tolist() for name, (total, weight) in self._sums.items()}
 
 
-def predictor(task: Task, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
-    """Jitted `(variables, batch) -> predictions` on batches cut over the mesh."""
-    sharding = meshes.evaluation_sharding(mesh)
-    predict = jax.jit(lambda variables, batch: task.predict(variables, batch, jax.random.key(0)))
-    return lambda variables, batch: predict(variables, jax.device_put(batch, sharding))
+def predictor(task: Task) -> Callable[..., Any]:
+    """Jitted `(variables, batch) -> predictions`."""
+    return jax.jit(lambda variables, batch: task.predict(variables, batch, jax.random.key(0)))
 
 
 def evaluate(
-    task: Task, predict: Callable[..., Any], variables: Any, batches: Iterable[Batch]
+    task: Task,
+    predict: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Batch],
+    everywhere: jax.sharding.Sharding,
 ) -> Report:
-    """Metrics of the model's predictions, exact over ragged batches."""
-    score, mean = jax.jit(task.metrics), Mean()
+    """Metrics of the model's predictions, exact over ragged batches.
+
+    Args:
+        batches: cut over devices, of which this process may hold a part.
+        everywhere: the sharding in which each of them holds all, as every process needs results.
+    """
+    score, mean = jax.jit(task.metrics, out_shardings=everywhere), Mean()
     for batch in batches:
         mean.add(jax.device_get(score(predict(variables, batch), batch)))
     return mean.result
 
 
 def evaluate_trivial(
-    task: Task, training: Iterable[Batch], batches: Iterable[Batch]
+    task: Task,
+    training: Iterable[Batch],
+    batches: Iterable[Batch],
+    everywhere: jax.sharding.Sharding,
 ) -> dict[str, Report]:
     """Metrics of each trivial predictor; `training` batches teach those that need a statistic."""
-    summaries = [jax.device_get(task.summary(batch)) for batch in training]
-    summary = jax.tree.map(lambda *xs: jnp.asarray(np.mean(xs, axis=0)), *summaries)
-    score = jax.jit(lambda batch: jax.tree.map(
-        lambda predictions: task.metrics(predictions, batch), task.trivial(summary, batch)
-    ))
+    summarise = jax.jit(task.summary, out_shardings=everywhere)
+    summaries = [jax.device_get(summarise(batch)) for batch in training]
+    summary = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *summaries)
+    score = jax.jit(
+        lambda batch: jax.tree.map(
+            lambda predictions: task.metrics(predictions, batch), task.trivial(summary, batch)
+        ),
+        out_shardings=everywhere,
+    )
     means: dict[str, Mean] = {}
     for batch in batches:
         for name, metrics in jax.device_get(score(batch)).items():

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -13,14 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
+from jax.experimental import multihost_utils
 
-from stjax.data import pipeline
+import stjax
 from stjax.train import evaluate as evaluation
+from stjax.train import hosts
 from stjax.train import mesh as meshes
 from stjax.train.checkpoint import Checkpoints
 from stjax.train.config import differences
 from stjax.train.errors import RunError
 from stjax.train.experiment import Experiment
+from stjax.train.feed import Feed
+from stjax.train.hosts import say
 from stjax.train.state import TrainState
 from stjax.train.step import Stepper
 from stjax.train.writer import Writer
@@ -36,11 +41,22 @@ class Stopped(Exception):
 
 
 class Session:
-    """One experiment in one run directory: what every verb needs, made once. Use it in a `with`."""
+    """One experiment in one run directory: what every verb needs, made once. Use it in a `with`.
+
+    Of many processes each makes one, alike.
+
+    Raises:
+        ValueError: a mesh or batch that cannot be.
+        RunError: processes that disagree on the config, the data or the versions, or do not see
+            the same run directory.
+    """
 
     def __init__(self, experiment: Experiment, workdir: pathlib.Path):
         self.experiment, self.workdir = experiment, pathlib.Path(workdir)
         train, run = experiment.train, experiment.run
+        records = [len(experiment.data.train), len(experiment.data.test)]
+        versions = {"stjax": stjax.__version__, "jax": jax.__version__}
+        hosts.agree({**experiment.config, "records": records, "versions": versions})
         self.mesh = meshes.make(run.mesh)
         meshes.check_batch(train.batch, self.mesh, train.accumulate)
         if advice := meshes.advice(train.batch, self.mesh, train.accumulate):
@@ -50,9 +66,9 @@ class Session:
             experiment.task, experiment.optimizer, self.mesh,
             run.parallelism, train.accumulate, train.ema,
         )
-        self.predict = evaluation.predictor(experiment.task, self.mesh)
+        self.predict = evaluation.predictor(experiment.task)
         self.abstract_state = self.stepper.abstract_state(self.key, self.example)
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        hosts.seen_by_all(self.workdir)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", run.keep_last, experiment.task.headline
         )
@@ -63,25 +79,28 @@ class Session:
         record = self.experiment.data.train[0]
         return {name: np.asarray(value)[None] for name, value in record.items()}
 
-    def training_data(self, workers: int = 0):
-        """Endless training batches, an iterator whose position can be saved; to be closed."""
+    def training_data(self, start: int = 0, workers: int = 0) -> Feed:
+        """Endless training batches, from that of step `start` on; to be closed."""
         train = self.experiment.train
-        return pipeline(
-            self.experiment.data.train, train.batch, shuffle=True, repeat=True, seed=train.seed,
-            workers=workers,
+        return Feed(
+            self.experiment.data.train, train.batch, self.stepper.batch_sharding,
+            shuffle=True, repeat=True, seed=train.seed, start=start, workers=workers,
         )
 
-    def test_batches(self):
+    def test_batches(self) -> Feed:
         """One pass over the test set, its last batch padded; to be closed."""
         ways = math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp", "sequence"))
         batch = -(-self.experiment.run.eval_batch // ways) * ways
-        return pipeline(self.experiment.data.test, batch)
+        sharding = meshes.evaluation_sharding(self.mesh)
+        return Feed(self.experiment.data.test, batch, sharding)
 
     def evaluate_trivial(self) -> dict[str, evaluation.Report]:
         """Metrics of the trivial predictors, taught by the first sixteen training batches."""
         with closing(self.training_data()) as train, closing(self.test_batches()) as test:
             first = itertools.islice(train, 16)
-            return evaluation.evaluate_trivial(self.experiment.task, first, test)
+            return evaluation.evaluate_trivial(
+                self.experiment.task, first, test, meshes.whole(self.mesh)
+            )
 
     def check_config(self, stored: dict[str, Any]) -> None:
         changed = differences(self.experiment.identity, stored)
@@ -91,27 +110,28 @@ class Session:
                 "name another --workdir"
             )
 
-    def restore(self, data: Any = None) -> TrainState | None:
-        return self.checkpoints.restore_newest(
-            self.abstract_state, data, self.check_config, say
-        )
+    def restore(self) -> TrainState | None:
+        return self.checkpoints.restore_newest(self.abstract_state, self.check_config, say)
 
     def evaluate(self, state: TrainState) -> evaluation.Report:
         with closing(self.test_batches()) as batches:
             return evaluation.evaluate(
-                self.experiment.task, self.predict, state.variables, batches
+                self.experiment.task, self.predict, state.variables, batches,
+                meshes.whole(self.mesh),
             )
 
-    def save(self, state: TrainState, data: Any, metrics: evaluation.Report | None) -> None:
+    def save(self, state: TrainState, metrics: evaluation.Report | None) -> None:
         headline = self.experiment.task.headline
         score = metrics and {headline: metrics[headline]}
-        self.checkpoints.save(state, data, self.experiment.identity, score)
+        self.checkpoints.save(state, self.experiment.identity, score)
 
     def example_predictions(self, state: TrainState) -> tuple[dict[str, np.ndarray], Any]:
         """The first test batch, and what is predicted of it."""
         with closing(self.test_batches()) as batches:
             batch = next(batches)
-        return batch, jax.device_get(self.predict(state.variables, batch))
+        predictions = self.predict(state.variables, batch)
+        gather = jax.jit(lambda x: x, out_shardings=meshes.whole(self.mesh))
+        return jax.device_get(gather((batch, predictions)))
 
     def __enter__(self) -> "Session":
         return self
@@ -135,8 +155,7 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     experiment = session.experiment
     settings, steps = experiment.run, experiment.train.steps
     session.checkpoints.remove_unfinished()
-    data = session.training_data(settings.workers)
-    state = session.restore(data)
+    state = session.restore()
     if state is None:
         state = session.stepper.create(session.key, session.example)
     start = int(state.step)
@@ -145,7 +164,7 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     train_step, metrics = session.stepper.step(session.key), None
     state = session.stepper.place(state)
     with (
-        closing(data),
+        closing(session.training_data(start, settings.workers)) as data,
         Writer(session.workdir, start, experiment.config, settings.wandb) as writer,
         _Signals() as signals,
         _progress(start, steps) as bar,
@@ -157,7 +176,8 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
             bar.update()
             last = step == steps
             evaluating = last or _due(step, settings.eval_every)
-            saving = evaluating or signals.caught or _due(step, settings.checkpoint_every)
+            leaving = signals.caught_by(step)
+            saving = evaluating or leaving or _due(step, settings.checkpoint_every)
             if saving or _due(step, settings.log_every):
                 bar.set_postfix_str(logs.flush())  # ends the run where a number is not finite
             metrics = None
@@ -165,10 +185,10 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
                 metrics = session.evaluate(session.stepper.whole(state))
                 writer.scalars(step, "test", metrics)
             if saving:
-                session.save(session.stepper.whole(state), data, metrics)
-            if signals.caught and not last:
+                session.save(session.stepper.whole(state), metrics)
+            if leaving and not last:
                 session.checkpoints.wait()
-                raise Stopped(step, signals.caught)
+                raise Stopped(step, leaving)
     session.checkpoints.wait()
     state = session.stepper.whole(state)
     return state, metrics or session.evaluate(state)
@@ -218,12 +238,26 @@ class _Logs:
 
 
 class _Signals:
-    """Catches SIGTERM and SIGINT, to be looked at between steps; a second one ends at once."""
+    """SIGTERM and SIGINT, looked at between steps; a second one ends at once.
+
+    What one of many processes gets, JAX passes on to all, and says after which step they leave. It
+    listens to SIGTERM, so that SIGINT becomes one.
+    """
 
     def __enter__(self):
-        self.caught = 0
-        self._old = {s: signal.signal(s, self._catch) for s in (signal.SIGTERM, signal.SIGINT)}
+        self._caught = 0
+        catch = {signal.SIGTERM: self._catch, signal.SIGINT: self._catch}
+        if jax.process_count() > 1:
+            catch = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+        self._old = {signum: signal.signal(signum, handler) for signum, handler in catch.items()}
         return self
+
+    def caught_by(self, step: int) -> int:
+        """The signal that asks to leave after this step; 0: none."""
+        if jax.process_count() > 1:
+            leaving = multihost_utils.reached_preemption_sync_point(step)
+            return signal.SIGTERM if leaving else 0
+        return self._caught
 
     def __exit__(self, *_):
         for signum, handler in self._old.items():
@@ -231,14 +265,9 @@ class _Signals:
 
     def _catch(self, signum, frame):
         del frame
-        if self.caught:
+        if self._caught:
             raise KeyboardInterrupt
-        self.caught = signum
-
-
-def say(line: str) -> None:
-    """One line to the user, clear of a progress bar."""
-    tqdm.tqdm.write(line, file=sys.stderr)
+        self._caught = signum
 
 
 def _due(step: int, every: int) -> bool:
@@ -249,5 +278,5 @@ def _progress(start: int, steps: int):
     terminal = sys.stderr.isatty()
     return tqdm.tqdm(
         total=steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1,
-        mininterval=0.2 if terminal else 15,
+        mininterval=0.2 if terminal else 15, disable=not hosts.first(),
     )

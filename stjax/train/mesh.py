@@ -56,6 +56,18 @@ def evaluation_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, EVALUATED)
 
 
+def whole(mesh: Mesh) -> NamedSharding:
+    """Every device holds all of it."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(sharding: NamedSharding, batch: int) -> slice:
+    """The rows of a batch that this process's devices hold, from the first to the last."""
+    held = sharding.addressable_devices_indices_map((batch,)).values()
+    spans = [index.indices(batch) for (index,) in held]
+    return slice(min(span[0] for span in spans), max(span[1] for span in spans))
+
+
 def cut_time(mesh: Mesh) -> contextlib.AbstractContextManager:
     """What is traced within cuts time over the mesh's axis `sequence`, where that is longer than 1.
 

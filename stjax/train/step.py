@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 from flax import jax_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from stjax.tasks.base import Batch, Task
 from stjax.train import mesh as meshes
@@ -45,6 +45,8 @@ class Stepper:
         spread = {axis: n for axis, n in self.mesh.shape.items() if n > 1 and axis != "data"}
         if self.mode == "pmap" and spread:
             raise ValueError(f"run.parallelism: pmap only replicates; run.mesh asks for {spread}")
+        if self.mode == "pmap" and jax.process_count() > 1:
+            raise ValueError("run.parallelism: pmap is for one process; there are several, use jit")
 
     def abstract_state(self, key: jax.Array, batch: Batch) -> TrainState:
         """Shapes, dtypes and shardings of the whole state; allocates nothing."""
@@ -59,6 +61,11 @@ class Stepper:
         where = jax.tree.map(lambda x: x.sharding, self.abstract_state(key, batch))
         return jax.jit(self._create, out_shardings=where)(key, _one_sample(batch))
 
+    @property
+    def batch_sharding(self) -> NamedSharding | None:
+        """Where `step` wants its batches; None: whole, on the host."""
+        return meshes.batch_sharding(self.mesh) if self.mode == "jit" else None
+
     def place(self, state: TrainState) -> Any:
         return state if self.mode == "jit" else jax_utils.replicate(state, self._devices)
 
@@ -72,8 +79,7 @@ class Stepper:
         """The compiled update on global batches; the state that is given is used up."""
         if self.mode == "pmap":
             return self._pmapped(key)
-        jitted, sharding = self.jitted(key), meshes.batch_sharding(self.mesh)
-        return lambda state, batch: jitted(state, jax.device_put(batch, sharding))
+        return self.jitted(key)
 
     def jitted(self, key: jax.Array) -> Step:
         """The update as `jit` compiles it, for batches that lie on the mesh."""

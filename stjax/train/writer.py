@@ -11,12 +11,15 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
+from stjax.train import hosts
 from stjax.train.errors import RunError
 from stjax.viz import frames
 
 
 class Writer:
     """Writes scalars by step. Lines of steps after `step` (of a run that was killed) are removed.
+
+    Of many processes the first one writes; the others' writers do nothing.
 
     Args:
         workdir: the run directory.
@@ -27,6 +30,8 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, step: int, config: dict[str, Any], wandb: str = ""):
         self.workdir = pathlib.Path(workdir)
+        if not hosts.first():
+            return
         (self.workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         path = self.workdir / "metrics.jsonl"
         _keep_until(path, step)
@@ -36,6 +41,8 @@ class Writer:
 
     def scalars(self, step: int, split: str, values: dict[str, Any]) -> None:
         """One line; arrays (an error by frame, say) go to metrics.jsonl alone."""
+        if not hosts.first():
+            return
         plain = {name: np.asarray(value).tolist() for name, value in values.items()}
         single = {name: v for name, v in plain.items() if not isinstance(v, list)}
         with _disk_errors(self.workdir):
@@ -47,6 +54,8 @@ class Writer:
 
     def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> list[pathlib.Path]:
         """Images (h, w, 3) as PNG and videos (t, h, w, 3) as GIF, under media/."""
+        if not hosts.first():
+            return []
         folder = self.workdir / "media"
         folder.mkdir(exist_ok=True)
         paths = []
@@ -61,6 +70,8 @@ class Writer:
         return self
 
     def __exit__(self, *_) -> None:
+        if not hosts.first():
+            return
         self._lines.close()
         self._board.close()
         if self._wandb is not None:
