@@ -185,6 +185,10 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         name = f"process {self._me} ({socket.gethostname()})"
+        lost = (
+            f"error: {name} has lost process 0 at {self._address}; the same command goes on from "
+            "the last checkpoint\n"
+        ).encode()
         try:
             self._client.key_value_set(f"stjax/names/{self._me}", name)
             for sign in itertools.count():
@@ -196,13 +200,10 @@ class _Watch(threading.Thread):
                 if (reason := self._told()) is not None:
                     break
         except RuntimeError:
-            reason = (
-                f"error: {name} has lost process 0 at {self._address}; the same command goes on "
-                "from the last checkpoint"
-            )
-            tqdm.tqdm.write(reason, file=sys.stderr)
+            os.write(2, lost)  # in a hurry: JAX's runtime has noticed too, and aborts
+            reason = "lost"
         if reason:
-            _leave(1)
+            self._leave()
 
     def stop(self) -> None:
         self._client.key_value_set(f"stjax/end/{self._me}", "")
@@ -213,10 +214,13 @@ class _Watch(threading.Thread):
         with contextlib.suppress(RuntimeError):  # somebody else spoke, or nobody is left to tell
             self._client.key_value_set("stjax/failed", line)
             tqdm.tqdm.write(line, file=sys.stderr)
-            for k in range(self._count):
+            for k in set(range(self._count)) - {self._me}:
                 with contextlib.suppress(RuntimeError):
                     self._client.key_value_set(f"stjax/end/{k}", line)
-        if self._me == 0:  # the store ends with this process
+        self._leave()
+
+    def _leave(self) -> NoReturn:
+        if self._me == 0:  # the store ends with this process; the others have to read it
             time.sleep(2)
         _leave(1)
 
