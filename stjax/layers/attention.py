@@ -49,6 +49,37 @@ class SelfAttention(nn.Module):
         return nn.Dropout(self.dropout)(out, deterministic=not train)
 
 
+class CrossAttention(nn.Module):
+    """Every token attends to all tokens of another sequence.
+
+    Attributes:
+        heads, head_dim: number and width of the heads; their product need not be the input's width.
+        bias: whether queries, keys and values have one.
+    """
+
+    heads: int
+    head_dim: int
+    bias: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], context: Float[Array, "b m k"]
+    ) -> Float[Array, "b n d"]:
+        common = {
+            "kernel_init": self.kernel_init,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        heads = (self.heads, self.head_dim)
+        q = nn.DenseGeneral(heads, use_bias=self.bias, name="query", **common)(x)
+        kv = nn.DenseGeneral((2, *heads), use_bias=self.bias, name="key_value", **common)(context)
+        out = attention(q, *jnp.moveaxis(kv, -3, 0))
+        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **common)(out)
+
+
 class StreamingAttention(nn.Module):
     """Attention over time, with a cache of keys and values; a causal mixer.
 
