@@ -33,7 +33,7 @@ def under(mesh, function):
 
 def traced(mesh, function):
     def run(*args):
-        with meshes.cut_time(mesh):
+        with meshes.ambient(mesh):
             return function(*args)
 
     return run
@@ -225,7 +225,7 @@ def test_what_does_not_divide_is_named():
 
 def test_time_is_whole_without_such_a_mesh():
     assert sequence_parallel.ways() == 1
-    with meshes.cut_time(meshes.make({"data": 8})):
+    with meshes.ambient(meshes.make({"data": 8})):
         assert sequence_parallel.ways() == 1
     with jax.set_mesh(BOTH):
         assert sequence_parallel.ways() == 4

@@ -43,15 +43,15 @@ class Session:
         train, run = experiment.train, experiment.run
         self.mesh = meshes.make(run.mesh)
         meshes.check_batch(train.batch, self.mesh, train.accumulate)
-        if advice := meshes.advice(train.batch, self.mesh, train.accumulate):
-            say(advice)
         self.key = jax.random.key(train.seed)
         self.stepper = Stepper(
-            experiment.task, experiment.optimizer, self.mesh,
+            experiment.task, experiment.optimizer, self.mesh, self.key, self.example,
             run.parallelism, train.accumulate, train.ema,
         )
         self.predict = evaluation.predictor(experiment.task, self.mesh)
-        self.abstract_state = self.stepper.abstract_state(self.key, self.example)
+        self.abstract_state = self.stepper.abstract_state
+        if advice := meshes.advice(self.mesh, self.abstract_state):
+            say(advice)
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", run.keep_last, experiment.task.headline
@@ -138,11 +138,11 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     data = session.training_data(settings.workers)
     state = session.restore(data)
     if state is None:
-        state = session.stepper.create(session.key, session.example)
+        state = session.stepper.create()
     start = int(state.step)
     if start:
         say(f"continuing from the checkpoint of step {start} in {session.workdir}")
-    train_step, metrics = session.stepper.step(session.key), None
+    train_step, metrics = session.stepper.step(), None
     state = session.stepper.place(state)
     with (
         closing(data),
