@@ -33,7 +33,7 @@ def under(mesh, function):
 
 def traced(mesh, function):
     def run(*args):
-        with meshes.cut_time(mesh):
+        with meshes.ambient(mesh):
             return function(*args)
 
     return run
@@ -225,7 +225,7 @@ def test_what_does_not_divide_is_named():
 
 def test_time_is_whole_without_such_a_mesh():
     assert sequence_parallel.ways() == 1
-    with meshes.cut_time(meshes.make({"data": 8})):
+    with meshes.ambient(meshes.make({"data": 8})):
         assert sequence_parallel.ways() == 1
     with jax.set_mesh(BOTH):
         assert sequence_parallel.ways() == 4
@@ -237,12 +237,6 @@ def test_a_clip_that_does_not_divide_is_refused_in_the_configs_words(capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "9 frames" in line
     assert "data.context + data.horizon - 1 (5 + 5 - 1)" in line
-
-
-def test_several_samples_at_once_are_advised_against():
-    assert "train.accumulate=8" in meshes.advice(16, BOTH)
-    assert meshes.advice(16, BOTH, 8) is None
-    assert meshes.advice(16, meshes.make({"data": 8})) is None
 
 
 @pytest.mark.slow

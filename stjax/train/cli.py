@@ -66,7 +66,10 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        # An error that nobody foresaw has to end the other processes as well.
+        # An error that nobody foresaw has to end the other processes as well. Where the runtime
+        # failed another process may have died, and those that watch it say which.
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            hosts.await_verdict()
         traceback.print_exc()
         hosts.fail(f"error: process {jax.process_index()}: {error!r}")
 

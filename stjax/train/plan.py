@@ -67,11 +67,6 @@ def plan(experiment: Experiment) -> Plan:
     train, run = experiment.train, experiment.run
     mesh = meshes.make(run.mesh)
     meshes.check_batch(train.batch, mesh, train.accumulate)
-    stepper = Stepper(
-        experiment.task, experiment.optimizer, mesh,
-        accumulate=train.accumulate, ema=train.ema,
-    )
-    key = jax.random.key(train.seed)
     source = experiment.data.train
     record = source.spec if hasattr(source, "spec") else source[0]
     batch = {
@@ -82,8 +77,11 @@ def plan(experiment: Experiment) -> Plan:
         for name, value in record.items()
     }
     one = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    state = stepper.abstract_state(key, one)
-    step = stepper.jitted(key)
+    stepper = Stepper(
+        experiment.task, experiment.optimizer, mesh, jax.random.key(train.seed), one,
+        accumulate=train.accumulate, ema=train.ema,
+    )
+    state, step = stepper.abstract_state, stepper.jitted()
     compiled = step.lower(state, batch).compile()
     rest = dataclasses.replace(state, params=None)
     return Plan(
