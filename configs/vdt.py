@@ -44,7 +44,7 @@ def get_config(scale="tiny"):
     )
     config.diffusion = dict(schedule="linear", steps=1000, predicts="epsilon")
     config.masks = dict(
-        context=8, stride=4, arbitrary=0.8, area=0.5, complete=0.2, empty=False,
+        stride=4, arbitrary=0.8, area=0.5, complete=0.2, empty=False,
         families=("predict", "backward", "interpolate", "unconditional", "animate", "arbitrary"),
     )
     config.task = dict(
@@ -52,7 +52,10 @@ def get_config(scale="tiny"):
         tests=("predict", "interpolate", "complete", "unconditional"),
         value_range=(-1.0, 1.0), fold=2,
     )
-    config.optimizer = dict(name="adamw", peak=1e-4, schedule="constant", weight_decay=0.0)
+    config.optimizer = dict(
+        name="adamw", peak=1e-4, schedule="constant", schedule_args=dict(), weight_decay=0.0,
+        clip=0.0,
+    )
     config.train = dict(
         batch=256, steps=400_000, seed=42, accumulate=1, ema=0.9999, precision="bfloat16"
     )
@@ -65,11 +68,13 @@ def get_config(scale="tiny"):
         config.task.spacing = "100"
         config.test.count_test = 64
     if scale == "tiny":
-        config.data.update(context=4, horizon=4)
-        config.model.update(depth=4, dim=64, heads=4, patch=4, remat=False)
-        config.masks.context = 4
-        config.task.update(spacing="50", masks_per="sample", fold=1, clip=True)
-        config.optimizer.update(peak=2e-3, schedule="warmup_cosine", schedule_args=dict(warmup=100))
+        config.data.update(size=32, digit_size=14, context=4, horizon=4)
+        config.model.update(depth=4, dim=64, heads=4, patch=8)
+        config.diffusion.predicts = "x0"
+        config.task.update(spacing="25", masks_per="sample", fold=1, clip=True)
+        config.optimizer.update(
+            peak=1e-3, schedule="warmup_cosine", schedule_args=dict(warmup=100), clip=1.0
+        )
         config.train.update(batch=16, steps=2_000, ema=0.99, precision="float32")
         config.test.count_test = 100
         config.run.eval_batch = 50

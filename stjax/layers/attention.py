@@ -77,16 +77,25 @@ class CrossAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], context: Float[Array, "b m k"]
     ) -> Float[Array, "b n d"]:
-        common = {
-            "kernel_init": self.kernel_init,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
-        heads = (self.heads, self.head_dim)
-        q = nn.DenseGeneral(heads, use_bias=self.bias, name="query", **common)(x)
-        kv = nn.DenseGeneral((2, *heads), use_bias=self.bias, name="key_value", **common)(context)
-        out = attention(q, *jnp.moveaxis(kv, -3, 0))
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **common)(out)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def project(x, name, *parts):
+            # `parts` lead the heads: keys and values come from one map.
+            names = (*[None] * len(parts), "heads", None)
+            return nn.DenseGeneral(
+                (*parts, self.heads, self.head_dim),
+                use_bias=self.bias,
+                kernel_init=named(self.kernel_init, "embed", *names),
+                bias_init=named(nn.initializers.zeros, *names),
+                name=name,
+                **dtypes,
+            )(x)
+
+        keys_values = jnp.moveaxis(project(context, "key_value", 2), -3, 0)
+        from_heads = named(self.kernel_init, "heads", None, "embed")
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), kernel_init=from_heads, name="out", **dtypes
+        )(attention(project(x, "query"), *keys_values))
 
 
 class StreamingAttention(nn.Module):

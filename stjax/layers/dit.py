@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from stjax.layers.attention import SelfAttention
 from stjax.layers.feed_forward import FeedForward
+from stjax.layers.partitioning import named
 from stjax.ops.positions import timestep_code
 
 xavier = nn.initializers.xavier_uniform()
@@ -53,10 +54,12 @@ class AdaLNZero(nn.Module):
 
     @nn.compact
     def __call__(self, c: Float[Array, "b k"]) -> list[Float[Array, "b dim"]]:
-        zeros = nn.initializers.zeros
         out = nn.Dense(
-            self.parts * self.dim, kernel_init=zeros, dtype=self.dtype,
-            param_dtype=self.param_dtype, name="linear",
+            self.parts * self.dim,
+            kernel_init=named(nn.initializers.zeros, "embed", None),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="linear",
         )(nn.silu(c))
         return jnp.split(out, self.parts, -1)
 
@@ -76,12 +79,17 @@ class TimestepEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, times: Num[Array, "b"]) -> Float[Array, "b dim"]:
+        init = nn.initializers.normal(0.02)
         dense = functools.partial(
-            nn.Dense, self.dim, kernel_init=nn.initializers.normal(0.02),
-            dtype=self.dtype, param_dtype=self.param_dtype,
+            nn.Dense, self.dim, dtype=self.dtype, param_dtype=self.param_dtype
         )
-        code = timestep_code(times, self.features)
-        return dense(name="out")(nn.silu(dense(name="in")(code.astype(self.param_dtype))))
+        code = timestep_code(times, self.features).astype(self.param_dtype)
+        hidden = dense(
+            kernel_init=named(init, "embed", "mlp"),
+            bias_init=named(nn.initializers.zeros, "mlp"),
+            name="in",
+        )(code)
+        return dense(kernel_init=named(init, "mlp", "embed"), name="out")(nn.silu(hidden))
 
 
 class LabelEmbedding(nn.Module):
@@ -167,7 +175,7 @@ class FinalLayer(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         shift, scale = AdaLNZero(2, x.shape[-1], **types, name="adaln")(c)
         x = modulate(PlainNorm(dtype=self.dtype, name="norm")(x), shift, scale)
-        zeros = nn.initializers.zeros
+        zeros = named(nn.initializers.zeros, "embed", None)
         return nn.Dense(self.features, kernel_init=zeros, **types, name="linear")(x)
 
 

@@ -24,7 +24,7 @@ Network = Callable[[Latents, Array], Float[Array, "b t h w k"]]
 
 MASKS_PER = ("batch", "sample")
 SAMPLERS = ("ddpm", "ddim")
-# The summary of completions: one seed, so that every predictor meets the same masks.
+# One seed, so that every predictor meets the same masks.
 _TEST_SEED = 0
 
 
@@ -86,7 +86,7 @@ class MaskedDiffusion:
         sampler: "ddpm" or "ddim".
         eta: noise of DDIM's steps.
         clip: whether sampling keeps estimates of clean values in [-1, 1].
-        masks: what is given in training.
+        masks: what is given in training; `context` is theirs too.
         masks_per: a mask for the whole "batch", as published, or one for every "sample".
         tests: families of masks to complete in evaluation, the headline's first; a random one is
             drawn once and for all.
@@ -123,6 +123,8 @@ class MaskedDiffusion:
             raise ValueError(f"task.tests: {self.tests} are not all of {', '.join(FAMILIES)}")
         if min(self.context, self.horizon) < 1:
             raise ValueError(f"context {self.context} and horizon {self.horizon}: one at least")
+        masks = dataclasses.replace(self.masks, context=self.context)
+        object.__setattr__(self, "masks", masks)
         families = {*self.masks.families, *self.tests, *["complete"] * (self.masks.complete > 0)}
         if not self._in_place and families != {"predict"}:
             raise ValueError(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from stjax.layers import dit
 from stjax.layers.attention import CrossAttention
+from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
 from stjax.layers.space_time import Over
 from stjax.ops.patches import patchify, unpatchify
@@ -61,7 +62,8 @@ class TransformerBlock(nn.Module):
             y = norm(name="temporal_norm")(x)
             y = Over("time", attention, name="temporal_attention")(y, train=train)
             self.sow("intermediates", "attended_over_time", y)
-            x = x + nn.Dense(dim, kernel_init=dit.xavier, **types, name="temporal_fc")(y)
+            init = named(dit.xavier, "embed", None)
+            x = x + nn.Dense(dim, kernel_init=init, **types, name="temporal_fc")(y)
         if given is not None:
             y = einops.rearrange(norm(name="cross_norm")(x), "b t n d -> b (t n) d")
             cross = CrossAttention(
@@ -144,9 +146,9 @@ class VDT(nn.Module):
         tokens, (rows, columns) = self._embed(frames)
         given, tokens = jnp.split(tokens, [frames.shape[1] - x.shape[1]], 1)
         if self.conditioning == "adaln":
-            c = c + nn.Dense(self.dim, kernel_init=dit.xavier, **types, name="condition")(
-                given.mean((1, 2))
-            )
+            init = named(dit.xavier, "embed", None)
+            condition = nn.Dense(self.dim, kernel_init=init, **types, name="condition")
+            c = c + condition(given.mean((1, 2)))
         given = given.reshape(len(x), -1, self.dim) if self.conditioning == "cross" else None
 
         block = repeat(TransformerBlock, self.depth, self.remat, shared=2, convolves=False)
@@ -163,7 +165,10 @@ class VDT(nn.Module):
         patches = patchify(frames, self.patch)
         length, rows, columns = patches.shape[1:4]
         embed = nn.Dense(
-            self.dim, kernel_init=dit.xavier, dtype=self.dtype, param_dtype=self.param_dtype,
+            self.dim,
+            kernel_init=named(dit.xavier, None, "embed"),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
             name="patches",
         )
         tokens = embed(einops.rearrange(patches, "b t h w d -> b t (h w) d"))
