@@ -1,4 +1,4 @@
-"""The task of forecasting: what a loss and a metric see, roll-outs, trivial predictors, pictures."""
+"""Forecasting: what losses and metrics see, roll-outs, trivial predictors, pictures."""
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def test_trivial_predictors():
     np.testing.assert_array_equal(named["historical_average"][0], PROFILE[1:5])
     np.testing.assert_array_equal(named["weekly_average"][0], PROFILE[1:5])
     change = PROFILE[1:5] - PROFILE[0]
-    np.testing.assert_allclose(named["last_plus_daily"][0], [[[8.0], [5]]] + change)
+    np.testing.assert_allclose(named["last_plus_daily"][0], np.array([[8.0], [5]]) + change)
     assert "weekly_average" not in task().trivial({}, batch)
     empty = batch_of(np.full((1, 7, 2, 1), np.nan))
     assert (np.asarray(task().trivial({}, empty)["last_value"]) == 10).all()
@@ -179,6 +179,7 @@ def test_errors_by_their_definitions():
     nothing = jnp.zeros(4, bool)
     assert [float(x) for x in metrics.masked_error("mae", pred, true, nothing)] == [0, 0]
     for name in metrics.ERRORS:
-        gradient = jax.grad(lambda p, name=name: metrics.masked_error(name, p, true, known)[0])(pred)
+        value = lambda pred, name=name: metrics.masked_error(name, pred, true, known)[0]
+        gradient = jax.grad(value)(pred)
         assert np.isfinite(gradient).all()
         assert gradient[3] == 0

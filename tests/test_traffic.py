@@ -77,8 +77,9 @@ def test_made_jams_travel_as_the_half_day_says():
     jams = speed.mean(0) - speed
     for half in range(4):
         part = jams[144 * half : 144 * (half + 1)]
-        match = lambda steps, way: (part[steps:] * np.roll(part[:-steps], way, 1)).mean()
-        up, down = match(2, 1), match(4, -1)
+        up, down = (
+            (part[steps:] * np.roll(part[:-steps], way, 1)).mean() for steps, way in ((2, 1), (4, -1))
+        )
         assert max(up, down) > 1.3 * min(up, down)
     again, _ = traffic.made(12, 2, 288, seed=3)
     np.testing.assert_array_equal(speed, again)
