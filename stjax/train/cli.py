@@ -45,6 +45,8 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
     slug = module.__name__.rpartition(".")[2]
     arguments, overrides = _parse(slug, module.__doc__ or "", argv)
     _set_up_jax(arguments.devices)
+    if arguments.topology:
+        jax.config.update("jax_platforms", "cpu")
     try:
         config = configs.override(module.get_config(arguments.scale), overrides)
         workdir = pathlib.Path(arguments.workdir or f"runs/{slug}-{arguments.scale}")
@@ -88,8 +90,8 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
 
 def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Prints what a step will cost on the mesh asked for."""
-    del workdir, arguments
-    print(plan(experiment))
+    del workdir
+    print(plan(experiment, arguments.topology))
 
 
 # "ablate" and "reproduce" belong here too; they need more than one experiment.
@@ -109,7 +111,10 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
     parser.add_argument("--workdir", help="run directory (runs/<slug>-<scale>)")
     parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
     parser.add_argument("--devices", type=int, default=0, help="simulate this many CPU devices")
+    parser.add_argument("--topology", help="plan for chips not at hand: v5e:4x4, h200x8")
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.topology and (arguments.verb != "plan" or arguments.devices):
+        parser.error("--topology goes with the verb plan, and without --devices")
     overrides = {}
     for item in rest:
         field, separator, value = item.removeprefix("--config.").partition("=")
