@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from stjax.ops import loops
+from stjax.ops.attention import attention
 from stjax.ops.backend import backend, compiling_for
 from stjax.ops.measured import EXPECTED, fastest
 from stjax.train import hlo
@@ -240,6 +241,15 @@ def test_operators_take_the_form_of_what_is_compiled_for():
     with compiling_for(None):
         traced(1.0)
     assert forms == [(jax.default_backend(), 3, "sequential"), ("tpu", 1, expected)]
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="cuDNN is at hand")
+def test_without_a_gpu_a_plan_for_one_does_without_cudnn():
+    q = jax.ShapeDtypeStruct((1, 16, 2, 8), jnp.bfloat16)
+    with compiling_for("gpu"):
+        assert jax.eval_shape(attention, q, q, q).shape == q.shape
+        with pytest.raises(ValueError, match=r"^method: 'cudnn'.*there is no GPU here"):
+            attention(*[jnp.zeros(q.shape, q.dtype)] * 3, method="cudnn")
 
 
 def test_a_plan_of_the_command_line_says_what_is_exchanged_and_what_is_needed(capsys):
