@@ -17,6 +17,7 @@ from tests import slurm
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 # PredFormer, tiny, on the four devices that two processes have.
 TOY = {
     "data.size": "8", "data.digit_size": "4", "data.context": "2", "data.horizon": "2",
@@ -149,7 +150,7 @@ def job(environment, number):
     return dict(word.split("=", 1) for word in described if "=" in word)
 
 
-def until(condition, log, seconds=240):
+def until(condition, log, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         said = log.read_text() if log.exists() else ""
@@ -164,10 +165,9 @@ def test_a_job_that_is_told_to_leave_goes_on_to_the_end(little_slurm, tmp_path):
     until((workdir / "checkpoints" / "20").exists, log)
     slurm.say(little_slurm, "scancel", "--signal=TERM", number)  # as --signal does
     until(lambda: job(little_slurm, number)["Restarts"] == "1", log)
-    # Slurm leaves two minutes for whatever made the job leave.
-    slurm.say(little_slurm, "scontrol", "update", f"JobId={number}", "StartTime=now")
-    until(lambda: job(little_slurm, number)["JobState"] == "COMPLETED", log)
+    until(lambda: job(little_slurm, number)["JobState"] in ENDED, log)
     said = log.read_text()
+    assert job(little_slurm, number)["JobState"] == "COMPLETED", said[-3000:]
     assert "stopped at step" in said
     assert "continuing from the checkpoint of step" in said
     report = json.loads((workdir / "report.json").read_text())
@@ -182,6 +182,6 @@ def test_a_process_that_dies_ends_the_job(little_slurm, tmp_path):
     until((workdir / "checkpoints" / "20").exists, log)
     [pid] = slurm.processes(little_slurm, SLURM_JOB_ID=number, SLURM_PROCID="1", SLURM_STEP_ID="0")
     os.kill(pid, signal.SIGKILL)
-    until(lambda: job(little_slurm, number)["JobState"] == "FAILED", log, seconds=60)
+    until(lambda: job(little_slurm, number)["JobState"] in ENDED, log, seconds=60)
     assert job(little_slurm, number)["ExitCode"] == "137:0"
     assert not slurm.processes(little_slurm, SLURM_JOB_ID=number)
