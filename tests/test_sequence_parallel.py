@@ -12,11 +12,11 @@ from experiments import convs5
 from stjax.ops import sequence_parallel
 from stjax.ops.attention import Causal, FrameCausal, Full, SlidingWindow, attention
 from stjax.ops.recurrence import linear_recurrence
-from stjax.train import flops
+from stjax.train import flops, hlo
 from stjax.train import mesh as meshes
 from stjax.train.cli import main
 from stjax.train.config import override
-from stjax.train.plan import collectives, plan
+from stjax.train.plan import plan
 from tests import quick
 
 ring_attention = functools.partial(attention, over_time=True)
@@ -116,11 +116,13 @@ def test_bfloat16_comes_back():
 
 
 def travelling(mesh, function, *arguments):
-    """Collectives of the function's program, for arguments that lie cut on the mesh."""
+    """Collectives of the function's program, by kind, for arguments that lie cut on the mesh."""
     timed, timeless = PartitionSpec("data", "sequence"), PartitionSpec("data")
     place = lambda x: jax.device_put(x, NamedSharding(mesh, timed if x.ndim > 2 else timeless))
     compiled = jax.jit(traced(mesh, function)).lower(*map(place, arguments)).compile()
-    return collectives(compiled.as_text())
+    found = hlo.totals(hlo.collectives(compiled.as_text()), mesh.shape)
+    assert {axes for _, axes in found} <= {("sequence",)}
+    return {kind: total for (kind, _), total in found.items()}
 
 
 def test_what_travels_does_not_depend_on_length_and_leaves_the_batch_where_it_is():
@@ -194,7 +196,7 @@ def test_a_ring_goes_no_further_than_the_mask_reaches():
     permutes = lambda mask: travelling(
         EIGHT, lambda *qkv: ring_attention(*qkv, mask), *qkv
     ).get("collective-permute", (0, 0))[0]
-    assert permutes(Full()) == 2  # keys and values, in the body of the loop
+    assert permutes(Full()) == 2 * 7  # keys and values, once from every other device
     assert permutes(SlidingWindow(0, 0)) == 0
 
 
