@@ -21,6 +21,13 @@ import math
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
+import jax
+import jax.numpy as jnp
+
+from stjax.train import flops, mesh, plan
+from stjax.train.step import Stepper
+from stjax.train.topology import CHIPS, Chip
+
 FOLDER = pathlib.Path(__file__).parent
 DOCUMENT = FOLDER.parent / "docs" / "scaling.md"
 COUNTED = FOLDER / "scaling.json"
@@ -36,39 +43,41 @@ Adam's two moments is four float32; activations are bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """A chip, and what it is connected by.
+class Cluster:
+    """Many chips, in groups (slices, nodes) within which they have links.
 
     Attributes:
-        flops: peak in bfloat16, a second.
-        memory: bytes.
-        group: chips that have links to each other.
-        row: of them, those along one side of a slice; a GPU node has one side.
-        links, side: bytes a second out of one chip over all its links, and over those along a side.
+        group: chips of a group.
         network: bytes a second out of one chip to other groups.
-        sources: pages with these figures.
+        sources: pages with these figures, and those of the chip.
     """
 
     name: str
-    flops: float
-    memory: float
+    chip: Chip
     group: int
-    row: int
-    links: float
-    side: float
     network: float
     sources: tuple[str, ...]
 
+    @property
+    def row(self) -> int:
+        """Chips of a group along one side."""
+        return round(self.group ** (1 / self.chip.sides))
 
-CHIPS = (
-    # Four links of 50 GB/s each way; 2 x 100 Gb/s of network for the eight chips of a host.
-    Chip(
-        "TPU v5e", 197e12, 16e9, 256, 16, 200e9, 100e9, 3.125e9,
+    @property
+    def side(self) -> float:
+        """Bytes a second out of one chip over the links along one side."""
+        return self.chip.links / self.chip.sides
+
+
+CLUSTERS = (
+    # 2 x 100 Gb/s of network for the eight chips of a host.
+    Cluster(
+        "TPU v5e", CHIPS["v5e"], CHIPS["v5e"].most, 3.125e9,
         ("https://cloud.google.com/tpu/docs/v5e",),
     ),
-    # NVLink has 900 GB/s both ways; a DGX has eight ports of 400 Gb/s for eight GPUs.
-    Chip(
-        "H200", 989e12, 141e9, 8, 8, 450e9, 450e9, 50e9,
+    # A DGX: eight ports of 400 Gb/s for eight GPUs.
+    Cluster(
+        "H200", CHIPS["h200"], 8, CHIPS["h200"].network,
         ("https://www.nvidia.com/en-us/data-center/h200/",
          "https://docs.nvidia.com/dgx/dgxh100-user-guide/introduction-to-dgxh100.html"),
     ),
@@ -170,10 +179,11 @@ class Traffic:
     def bytes(self) -> float:
         return self.links + self.side + self.network
 
-    def seconds(self, chip: Chip) -> float:
+    def seconds(self, cluster: Cluster) -> float:
         """One kind after the other, without latencies."""
         return (
-            self.links / chip.links + self.side / chip.side + self.network / chip.network
+            self.links / cluster.chip.links + self.side / cluster.side
+            + self.network / cluster.network
         )
 
 
@@ -216,17 +226,17 @@ SCHEMES = {
 }
 
 
-def compute(system: System, chip: Chip) -> float:
+def compute(system: System, cluster: Cluster) -> float:
     """Seconds of one sample's step at the assumed utilisation."""
-    return system.flops / (chip.flops * UTILISATION)
+    return system.flops / (cluster.chip.flops * UTILISATION)
 
 
-def smallest_batch(system: System, chip: Chip, traffic: Traffic) -> float:
+def smallest_batch(system: System, cluster: Cluster, traffic: Traffic) -> float:
     """Samples a chip that take as long to compute as the chip takes to send."""
-    return traffic.seconds(chip) / compute(system, chip)
+    return traffic.seconds(cluster) / compute(system, cluster)
 
 
-def furthest(system: System, chip: Chip) -> int:
+def furthest(system: System, cluster: Cluster) -> int:
     """Chips, a power of two, that share the recipe's batch before they wait for their gradients.
 
     The batch stays what it is, so that each chip computes less the more there are; what each
@@ -234,19 +244,19 @@ def furthest(system: System, chip: Chip) -> int:
     """
     chips = 1
     while 2 * chips <= system.batch and (
-        data(system, 2 * chips, chip.group).seconds(chip)
-        <= system.batch / (2 * chips) * compute(system, chip)
+        data(system, 2 * chips, cluster.group).seconds(cluster)
+        <= system.batch / (2 * chips) * compute(system, cluster)
     ):
         chips *= 2
     return chips
 
 
-def most_ways(system: System, chip: Chip, scheme: Callable[..., Traffic | None]) -> int:
+def most_ways(system: System, cluster: Cluster, scheme: Callable[..., Traffic | None]) -> int:
     """Chips along a side, a power of two, that a sample is cut over before they wait."""
     ways = 1
-    while 2 * ways <= chip.row:
-        traffic = scheme(system, 2 * ways, chip.group, 2 * ways)
-        if traffic is None or traffic.side / chip.side > compute(system, chip):
+    while 2 * ways <= cluster.row:
+        traffic = scheme(system, 2 * ways, cluster.group, 2 * ways)
+        if traffic is None or traffic.side / cluster.side > compute(system, cluster):
             break
         ways *= 2
     return ways
@@ -255,20 +265,21 @@ def most_ways(system: System, chip: Chip, scheme: Callable[..., Traffic | None])
 def tables() -> str:
     found = systems()
     parts = [
-        _chips(), _systems(found),
+        _clusters(), _systems(found),
         *(_steps(system) for system in found),
         _batches(found), _furthest(found), _ways(found),
     ]
     return "\n\n".join(parts)
 
 
-def _chips():
+def _clusters():
     rows = (
         (
-            _linked(chip), f"{chip.flops / 1e12:g}", f"{chip.memory / 1e9:g}", chip.group,
-            f"{chip.links / 1e9:g}", f"{chip.side / 1e9:g}", f"{chip.network / 1e9:g}",
+            _linked(cluster), f"{cluster.chip.flops / 1e12:g}",
+            f"{cluster.chip.memory / 1e9:.3g}", cluster.group, f"{cluster.chip.links / 1e9:g}",
+            f"{cluster.side / 1e9:g}", f"{cluster.network / 1e9:g}",
         )
-        for chip in CHIPS
+        for cluster in CLUSTERS
     )
     return _table(
         ("chip", "TFLOP/s, bfloat16", "GB", "chips with links", "GB/s out over them",
@@ -276,9 +287,9 @@ def _chips():
     )
 
 
-def _linked(chip):
-    links = ", ".join(f"[{k}]({page})" for k, page in enumerate(chip.sources, 1))
-    return f"{chip.name} ({links})"
+def _linked(cluster):
+    links = ", ".join(f"[{k}]({page})" for k, page in enumerate(cluster.sources, 1))
+    return f"{cluster.name} ({links})"
 
 
 def _systems(found):
@@ -286,34 +297,34 @@ def _systems(found):
         (
             system.name, f"{system.parameters:,}", f"{STATE * system.parameters / 1e9:.3g}",
             f"{system.flops / 1e12:.3g}", system.batch,
-            *(_ms(compute(system, chip)) for chip in CHIPS),
+            *(_ms(compute(system, cluster)) for cluster in CLUSTERS),
         )
         for system in found
     )
     return _table(
         ("system", "parameters", "GB of training state", "TFLOP a sample and step", "batch",
-         *(f"ms a sample, {chip.name}" for chip in CHIPS)), rows,
+         *(f"ms a sample, {cluster.name}" for cluster in CLUSTERS)), rows,
     )
 
 
 def _steps(system):
     rows = []
-    for chip in CHIPS:
+    for cluster in CLUSTERS:
         for chips in CHIPS_A_RUN:
             cells = (
-                _cell(scheme(system, chips, chip.group), chip, compute(system, chip))
+                _cell(scheme(system, chips, cluster.group), cluster, compute(system, cluster))
                 for scheme in SCHEMES.values()
             )
-            rows.append((f"{chips} {chip.name}", _ms(compute(system, chip)), *cells))
+            rows.append((f"{chips} {cluster.name}", _ms(compute(system, cluster)), *cells))
     return f"{system.name}:\n\n" + _table(
         ("chips", "computing, ms", *(f"{name}: MB, ms" for name in SCHEMES)), rows
     )
 
 
-def _cell(traffic, chip, computing):
+def _cell(traffic, cluster, computing):
     if traffic is None:
         return "-"
-    seconds = traffic.seconds(chip)
+    seconds = traffic.seconds(cluster)
     text = f"{traffic.bytes / 1e6:,.0f}, {_ms(seconds)}"
     return f"**{text}**" if seconds > computing else text
 
@@ -325,16 +336,16 @@ def _ms(seconds):
 def _batches(found):
     rows = (
         (
-            f"{system.name}, {chip.name}",
+            f"{system.name}, {cluster.name}",
             *(
                 " / ".join(
-                    f"{smallest_batch(system, chip, scheme(system, chips, chip.group)):.2g}"
+                    f"{smallest_batch(system, cluster, scheme(system, chips, cluster.group)):.2g}"
                     for scheme in (data, fsdp)
                 )
                 for chips in CHIPS_A_RUN
             ),
         )
-        for system in found for chip in CHIPS
+        for system in found for cluster in CLUSTERS
     )
     return "Samples a chip that take as long to compute as to send, data / fsdp:\n\n" + _table(
         ("", *(f"{chips} chips" for chips in CHIPS_A_RUN)), rows
@@ -343,11 +354,14 @@ def _batches(found):
 
 def _furthest(found):
     rows = (
-        (f"{system.name}, batch {system.batch}", *(furthest(system, chip) for chip in CHIPS))
+        (
+            f"{system.name}, batch {system.batch}",
+            *(furthest(system, cluster) for cluster in CLUSTERS),
+        )
         for system in found
     )
     return "Chips that share the batch before the step waits for their gradients:\n\n" + _table(
-        ("", *(chip.name for chip in CHIPS)), rows
+        ("", *(cluster.name for cluster in CLUSTERS)), rows
     )
 
 
@@ -355,17 +369,20 @@ def _ways(found):
     rows = (
         (
             system.name,
-            *(f"{most_ways(system, chip, tensor)} / {_cut(system, chip)}" for chip in CHIPS),
+            *(
+                f"{most_ways(system, cluster, tensor)} / {_cut(system, cluster)}"
+                for cluster in CLUSTERS
+            ),
         )
         for system in found
     )
     return "Chips that a sample is cut over before they wait, tensor / sequence:\n\n" + _table(
-        ("", *(f"{chip.name}, up to {chip.row}" for chip in CHIPS)), rows
+        ("", *(f"{cluster.name}, up to {cluster.row}" for cluster in CLUSTERS)), rows
     )
 
 
-def _cut(system, chip):
-    return most_ways(system, chip, sequence) if system.passed else "-"
+def _cut(system, cluster):
+    return most_ways(system, cluster, sequence) if system.passed else "-"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -382,24 +399,18 @@ def written(document: str) -> str:
 
 def count(slug: str) -> dict[str, int]:
     """Parameters, and FLOPs of a step on one sample at paper scale, from shapes alone."""
-    import jax
-    import jax.numpy as jnp
-
-    from stjax.train import flops, mesh, plan
-    from stjax.train.step import Stepper
-
     config = importlib.import_module(f"configs.{slug}").get_config("paper")
     config.data.digits = "sklearn"  # of the same shape as MNIST's, and at hand
     experiment = importlib.import_module(f"experiments.{slug}").experiment(config)
-    stepper = Stepper(
-        experiment.task, experiment.optimizer, mesh.make({"data": 1}, jax.devices()[:1])
-    )
     sample = {name: jnp.asarray(value)[None] for name, value in experiment.data.train[0].items()}
-    key = jax.random.key(0)
-    state = stepper.abstract_state(key, sample)
+    stepper = Stepper(
+        experiment.task, experiment.optimizer, mesh.make({"data": 1}, jax.devices()[:1]),
+        jax.random.key(0), sample,
+    )
+    state = stepper.abstract_state
     return {
         "parameters": plan.parameters(state),
-        "flops": flops.count(stepper.jitted(key), state, sample),
+        "flops": flops.count(stepper.jitted(), state, sample),
     }
 
 

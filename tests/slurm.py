@@ -23,7 +23,8 @@ _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo")
 
 # No cgroups, no accounting, nobody to talk to but this machine. Two nodes of one name in DNS are
-# allowed as long as each `slurmd` is told by -N which one it is.
+# allowed as long as each `slurmd` is told by -N which one it is. A job that goes back into the
+# queue waits until its credentials have expired, two minutes unless said otherwise.
 _CONFIG = """
 ClusterName=little
 SlurmctldHost={host}(127.0.0.1)
@@ -32,7 +33,7 @@ SlurmUser={user}
 SlurmdUser={user}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid

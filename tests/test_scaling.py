@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import scaling
-from benchmarks.scaling import Chip, System, Traffic
+from benchmarks.scaling import Cluster, System, Traffic
 from configs import convs5, predformer
 from stjax.train import flops
+from stjax.train.topology import Chip
 
-# A byte, a FLOP: round numbers. 40 FLOP/s are reached; groups of 4, rows of 2.
-CHIP = Chip("toy", 100, 1, group=4, row=2, links=10, side=5, network=1, sources=())
+# 40 FLOP/s are reached; groups of 4 in rows of 2, with 5 bytes a second along a row.
+CHIP = Chip("tpu", memory=1, flops=100, bandwidth=1, links=10, sides=2)
+CLUSTER = Cluster("toy", CHIP, group=4, network=1, sources=())
 SYSTEM = System("toy", parameters=8, flops=400, batch=16, summed=3)
 
 
@@ -56,20 +58,20 @@ def test_sequence_is_left_out_where_time_does_not_divide():
 def test_seconds_and_what_hides_them():
     traffic = Traffic(links=20, side=10, network=30)
     assert traffic.bytes == 60
-    assert traffic.seconds(CHIP) == 2 + 2 + 30
-    assert scaling.compute(SYSTEM, CHIP) == 10
-    assert scaling.smallest_batch(SYSTEM, CHIP, traffic) == 3.4
+    assert traffic.seconds(CLUSTER) == 2 + 2 + 30
+    assert scaling.compute(SYSTEM, CLUSTER) == 10
+    assert scaling.smallest_batch(SYSTEM, CLUSTER, traffic) == 3.4
 
 
 def test_data_parallelism_ends_where_a_chips_share_is_computed_before_it_is_sent():
     # 2 chips: 80 s beside 3.2; 4: 40 beside 4.8; 8: 20 beside 4.8 + 8; 16: 10 beside 4.8 + 12.
-    assert scaling.furthest(SYSTEM, CHIP) == 8
-    assert scaling.furthest(dataclasses.replace(SYSTEM, batch=4), CHIP) == 4
+    assert scaling.furthest(SYSTEM, CLUSTER) == 8
+    assert scaling.furthest(dataclasses.replace(SYSTEM, batch=4), CLUSTER) == 4
 
 
 def test_a_sample_is_cut_no_further_than_a_row_nor_than_it_pays():
-    assert scaling.most_ways(SYSTEM, CHIP, scaling.tensor) == 2  # 24 / 5 s beside 10; a row is 2
-    longer = dataclasses.replace(CHIP, row=8, group=64)
+    assert scaling.most_ways(SYSTEM, CLUSTER, scaling.tensor) == 2  # 24 / 5 s beside 10; a row is 2
+    longer = dataclasses.replace(CLUSTER, group=64)
     assert scaling.most_ways(SYSTEM, longer, scaling.tensor) == 2  # 72 / 5 s over four
     assert scaling.most_ways(SYSTEM, longer, scaling.sequence) == 1
 
