@@ -222,7 +222,8 @@ def test_names_are_read_under_any_mesh():
 
 
 def test_an_axis_that_cuts_nothing_is_told():
-    task, one = toy.Regression(toy.Network()), {k: v[None] for k, v in toy.Points(1)[0].items()}
+    one = {name: x[None] for name, x in toy.Points(1)[0].items()}
+    task = toy.Regression(nn.Dense(1))
     make = lambda **shape: Stepper(
         task, optimizer(steps=4), meshes.make(shape), jax.random.key(0), one
     )
