@@ -87,19 +87,20 @@ def stepper(size: str, length: int) -> tuple[Stepper, dict[str, jax.Array]]:
     shape = config.train.batch, length, side, side, 1
     video = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     mesh = meshes.make({"data": 1}, jax.devices()[:1])
-    return Stepper(experiment.task, experiment.optimizer, mesh), {"video": jnp.asarray(video)}
+    batch = {"video": jnp.asarray(video)}
+    one = {"video": batch["video"][:1]}
+    return Stepper(experiment.task, experiment.optimizer, mesh, jax.random.key(0), one), batch
 
 
 def run(size: str, length: int, rounds: int) -> list[dict]:
     """Rows of one size; refuses to time what does not compute the same loss."""
     ours, batch = stepper(size, length)
-    key = jax.random.key(0)
-    start = ours.create(key, batch)
+    start = ours.create()
     programs, watches, losses = {}, {}, {}
     for name, interceptor in {"stjax": as_it_stands, "published": published}.items():
         state = jax.tree.map(jnp.copy, start)
         with nn.intercept_methods(interceptor):
-            programs[name] = measure.compiled(ours.jitted(key), state, batch)
+            programs[name] = measure.compiled(ours.jitted(), state, batch)
         step = Step(programs[name].call, state, batch)
         losses[name] = float(step())
         watches[name] = measure.stopwatch(step)

@@ -132,8 +132,9 @@ class Ours(Contender):
         params = variables.pop("params")
         self.state = TrainState(jnp.int32(0), params, variables, adam.init(params), None)
         self.batch = {"video": jnp.asarray(clip(size))}
-        stepper = Stepper(task, adam, meshes.make({"data": 1}, jax.devices()[:1]))
-        self.program = measure.compiled(stepper.jitted(jax.random.key(0)), self.state, self.batch)
+        mesh = meshes.make({"data": 1}, jax.devices()[:1])
+        stepper = Stepper(task, adam, mesh, jax.random.key(0), self.batch)
+        self.program = measure.compiled(stepper.jitted(), self.state, self.batch)
 
     def step(self) -> float:
         self.state, logs = self.program.call(self.state, self.batch)

@@ -114,7 +114,7 @@ def test_a_paper_is_planned_without_its_data(monkeypatch, tmp_path):
     assert costs.devices == {"data": 4, "fsdp": 2}
     # Nearly all parameters are matrices, cut in half over fsdp.
     assert costs.params_bytes < 0.6 * 4 * costs.parameters
-    assert costs.collectives["all-reduce"][0] > 0
+    assert {axes for _, axes in costs.collectives} >= {("fsdp",), ("data", "fsdp")}
 
 
 def test_the_list_of_systems():
@@ -122,9 +122,3 @@ def test_the_list_of_systems():
         [sys.executable, "-m", "experiments"], capture_output=True, text=True, check=True
     ).stdout
     assert all(slug in out for slug in SLUGS)
-
-
-def test_collectives_are_read_off_a_program():
-    program = "%a = (f32[8,4]{1,0}, f32[2]{0}) all-reduce(%x, %y), replica_groups={}\n" \
-              "%b = bf16[16]{0} all-gather-start(%z)"
-    assert plan.collectives(program) == {"all-gather": (1, 32), "all-reduce": (1, 136)}

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from stjax.layers.partitioning import named
 from stjax.ops.attention import Cache, Mask, SlidingWindow, attention, extend
 from stjax.ops.rotary import rotate
 
@@ -34,18 +35,26 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n o"]:
-        common = {
-            "kernel_init": self.kernel_init,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
-        shape = (3, self.heads, self.head_dim)
-        qkv = nn.DenseGeneral(shape, use_bias=self.qkv_bias, name="qkv", **common)(x)
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        qkv = nn.DenseGeneral(
+            (3, self.heads, self.head_dim),
+            use_bias=self.qkv_bias,
+            kernel_init=named(self.kernel_init, "embed", None, "heads", None),
+            bias_init=named(nn.initializers.zeros, None, "heads", None),
+            name="qkv",
+            **dtypes,
+        )(x)
         q, k, v = jnp.moveaxis(qkv, -3, 0)
         out = attention(q, k, v)
         if not self.project:
             return out.reshape(*x.shape[:-1], -1)
-        out = nn.DenseGeneral(x.shape[-1], axis=(-2, -1), name="out", **common)(out)
+        out = nn.DenseGeneral(
+            x.shape[-1],
+            axis=(-2, -1),
+            kernel_init=named(self.kernel_init, "heads", None, "embed"),
+            name="out",
+            **dtypes,
+        )(out)
         return nn.Dropout(self.dropout)(out, deterministic=not train)
 
 
@@ -95,12 +104,15 @@ class StreamingAttention(nn.Module):
             )
         types = {
             "use_bias": self.bias,
-            "kernel_init": self.kernel_init,
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }
         project = lambda heads, name: nn.DenseGeneral(
-            (heads, channels // self.heads), **types, name=name
+            (heads, channels // self.heads),
+            kernel_init=named(self.kernel_init, "embed", "heads", None),
+            bias_init=named(nn.initializers.zeros, "heads", None),
+            **types,
+            name=name,
         )(x)
         query, key = project(self.heads, "query"), project(kv_heads, "key")
         value = project(kv_heads, "value")
@@ -125,4 +137,11 @@ class StreamingAttention(nn.Module):
             dropout_key=self.make_rng("dropout") if dropped else None,
             over_time=state is None,
         )
-        return nn.DenseGeneral(channels, axis=(-2, -1), **types, name="out")(y), cache
+        out = nn.DenseGeneral(
+            channels,
+            axis=(-2, -1),
+            kernel_init=named(self.kernel_init, "heads", None, "embed"),
+            **types,
+            name="out",
+        )
+        return out(y), cache

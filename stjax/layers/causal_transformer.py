@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stjax.layers.attention import StreamingAttention
+from stjax.layers.partitioning import named
 from stjax.layers.sequence import Stack
 from stjax.ops.attention import Cache
 from stjax.ops.positions import sinusoidal
+
+lecun_normal = nn.initializers.lecun_normal()
 
 
 class TransformerLayer(nn.Module):
@@ -43,9 +46,18 @@ class TransformerLayer(nn.Module):
         y, state = attention(nn.LayerNorm(**types, name="attention_norm")(x), state, train=train)
         x = x + drop(y)
         y = nn.LayerNorm(**types, name="mlp_norm")(x)
-        y = nn.Dense(self.mlp_features, **types, name="mlp_in")(y)
+        y = nn.Dense(
+            self.mlp_features,
+            kernel_init=named(lecun_normal, "embed", "mlp"),
+            bias_init=named(nn.initializers.zeros, "mlp"),
+            **types,
+            name="mlp_in",
+        )(y)
         y = drop(y * nn.sigmoid(1.702 * y), broadcast_dims=(-2,))
-        x = x + drop(nn.Dense(x.shape[-1], **types, name="mlp_out")(y))
+        y = nn.Dense(
+            x.shape[-1], kernel_init=named(lecun_normal, "mlp", "embed"), **types, name="mlp_out"
+        )(y)
+        x = x + drop(y)
         self.sow("intermediates", "output", x)
         return x, state
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from stjax.layers.partitioning import named
+
 
 class Quantised(NamedTuple):
     """What a codebook makes of vectors, and what its training adds to the loss."""
@@ -45,7 +47,7 @@ class Codebook(nn.Module):
         self.unproject = nn.Dense(self.features, **types)
         self.table = self.param(
             "table",
-            nn.initializers.normal(0.02),
+            named(nn.initializers.normal(0.02), "vocab", None),
             (self.codes, self.projection),
             self.param_dtype,
         )

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from stjax.layers.norm import frame_group_norm
+from stjax.layers.partitioning import named
 from stjax.layers.squeeze_excite import SqueezeExcite
 from stjax.layers.ssm import DiagonalSSM
 from stjax.ops.conv import conv
+from stjax.ops.sequence_parallel import over_frames
 
 Maps = Float[Array, "b t h w c"]
 
@@ -55,11 +57,10 @@ class ConvS5(DiagonalSSM):
         self, x: Maps, state: Complex[Array, "b h w p"] | None = None, *, train: bool = False
     ) -> tuple[Maps, Complex[Array, "b h w p"]]:
         y, state = self.linear(x, state)
-        return self.read(y, x), state
+        return over_frames(self.read, y, x), state
 
     def _map(self, x: Maps, kernel: Float[Array, "kh kw c f"]) -> Float[Array, "b t h w f"]:
-        frames = conv(x.reshape(-1, *x.shape[2:]), kernel)
-        return frames.reshape(*x.shape[:2], *frames.shape[1:])
+        return over_frames(lambda frames: conv(frames, kernel), x)
 
     def _readout(self) -> Callable[[Maps, Maps], Maps]:
         options = {
@@ -103,12 +104,19 @@ class ResNetReadout(nn.Module):
     @nn.compact
     def __call__(self, y: Maps, x: Maps) -> Maps:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = y
-        for k in range(2):
-            h = frame_group_norm(self.groups, **types, name=f"norm_{k}")(h)
+        h, middle = y, "mlp" if self.convolutions == 2 else "embed"
+        for k, (before, after) in enumerate((("embed", middle), (middle, "embed"))):
+            h = frame_group_norm(self.groups, before, **types, name=f"norm_{k}")(h)
             h = self.activation(h)
             if k < self.convolutions:
-                h = nn.Conv(y.shape[-1], (self.kernel,) * 2, **types, name=f"conv_{k}")(h)
+                h = nn.Conv(
+                    y.shape[-1],
+                    (self.kernel,) * 2,
+                    kernel_init=named(nn.initializers.lecun_normal(), None, None, before, after),
+                    bias_init=named(nn.initializers.zeros, after),
+                    **types,
+                    name=f"conv_{k}",
+                )(h)
         if self.squeeze_excite:
             h = SqueezeExcite(**types, name="squeeze_excite")(h)
         return self.activation(y + h)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from stjax.layers.partitioning import named
 from stjax.ops.activations import gelu
 from stjax.ops.attention import attention
 from stjax.ops.deformable import deformable_attention
@@ -60,17 +61,31 @@ class DeformableAttention(nn.Module):
         zeros, xavier = nn.initializers.zeros, nn.initializers.xavier_uniform()
         each = (self.heads, len(values), self.points)
         offsets = dense(
-            (*each, dims), kernel_init=zeros, bias_init=_outwards(*each, dims), name="offsets"
+            (*each, dims),
+            kernel_init=named(zeros, "embed", "heads", None, None, None),
+            bias_init=named(_outwards(*each, dims), "heads", None, None, None),
+            name="offsets",
         )(queries)
-        logits = dense(each, kernel_init=zeros, name="weights")(queries)
+        logits = dense(
+            each,
+            kernel_init=named(zeros, "embed", "heads", None, None),
+            bias_init=named(zeros, "heads", None, None),
+            name="weights",
+        )(queries)
         weights = jax.nn.softmax(logits, axis=(-2, -1))
-        to_heads = dense((self.heads, width // self.heads), kernel_init=xavier, name="value")
+        to_heads = dense(
+            (self.heads, width // self.heads),
+            kernel_init=named(xavier, "embed", "heads", None),
+            bias_init=named(zeros, "heads", None),
+            name="value",
+        )
         sizes = jnp.asarray([grid.shape[1:-1] for grid in values])
         centres = places[:, :, None, :] * sizes - 0.5
         # Offsets stand in the order of published weights, the last axis of the grid first.
         points = centres[:, :, None, :, None] + offsets[..., ::-1]
         read = deformable_attention([to_heads(grid) for grid in values], points, weights)
-        return dense(width, axis=(-2, -1), kernel_init=xavier, name="out")(read)
+        from_heads = named(xavier, "heads", None, "embed")
+        return dense(width, axis=(-2, -1), kernel_init=from_heads, name="out")(read)
 
 
 class SearchedAttention(nn.Module):
@@ -110,12 +125,15 @@ class SearchedAttention(nn.Module):
         for name in ("heads", "groups"):
             if width % getattr(self, name):
                 raise ValueError(f"{name}: {getattr(self, name)} do not divide a width of {width}")
-        dense = functools.partial(
-            nn.DenseGeneral, kernel_init=_small, dtype=self.dtype, param_dtype=self.param_dtype
+        dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, param_dtype=self.param_dtype)
+        to_heads = functools.partial(
+            dense,
+            (self.heads, width // self.heads),
+            kernel_init=named(_small, "embed", "heads", None),
+            bias_init=named(nn.initializers.zeros, "heads", None),
         )
-        heads = (self.heads, width // self.heads)
         flat = einops.rearrange(video, "b t h w c -> b (t h w) c")
-        q = dense(heads, name="q")(jnp.concatenate([flat, tokens], 1))
+        q = to_heads(name="q")(jnp.concatenate([flat, tokens], 1))
         keys = flat
         if self.search:
             of_video = q[:, : flat.shape[1]].reshape(shape)
@@ -128,8 +146,9 @@ class SearchedAttention(nn.Module):
             keys = keys.reshape(*keys.shape[:2], width)
             self.sow("intermediates", "sampled", keys)
         keys = jnp.concatenate([keys, tokens], 1)
-        out = attention(q, dense(heads, name="k")(keys), dense(heads, name="v")(keys))
-        out = dense(width, axis=(-2, -1), name="out")(out)
+        out = attention(q, to_heads(name="k")(keys), to_heads(name="v")(keys))
+        from_heads = named(_small, "heads", None, "embed")
+        out = dense(width, axis=(-2, -1), kernel_init=from_heads, name="out")(out)
         return out[:, : flat.shape[1]].reshape(shape), out[:, flat.shape[1] :]
 
 

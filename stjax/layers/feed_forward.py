@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stjax.layers.partitioning import named
 from stjax.ops.activations import gelu
 
 
@@ -32,16 +33,21 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... d"]:
-        dense = functools.partial(
-            nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype, param_dtype=self.param_dtype
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        to_hidden = functools.partial(
+            dense,
+            self.hidden,
+            kernel_init=named(self.kernel_init, "embed", "mlp"),
+            bias_init=named(nn.initializers.zeros, "mlp"),
         )
-        hidden = dense(self.hidden, name="in")(x)
+        hidden = to_hidden(name="in")(x)
         if self.gated:
-            hidden = hidden * self.activation(dense(self.hidden, name="gate")(x))
+            hidden = hidden * self.activation(to_hidden(name="gate")(x))
         else:
             hidden = self.activation(hidden)
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
-        out = dense(x.shape[-1], name="out")(hidden)
+        from_hidden = named(self.kernel_init, "mlp", "embed")
+        out = dense(x.shape[-1], kernel_init=from_hidden, name="out")(hidden)
         return nn.Dropout(self.dropout)(out, deterministic=not train)
 
 

@@ -7,13 +7,22 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stjax.layers.partitioning import named
 
-def frame_group_norm(groups: int, **options: Any) -> nn.GroupNorm:
+
+def frame_group_norm(groups: int, channels: str = "embed", **options: Any) -> nn.GroupNorm:
     """GroupNorm over the map of each frame, whatever axes lead: x is (..., h, w, c).
 
-    flax's own takes all axes but the first, and so would look along time.
+    flax's own takes all axes but the first, and so would look along time. `channels` is the name of
+    their axis (`stjax.layers.partitioning`).
     """
-    return nn.GroupNorm(groups, reduction_axes=(-3, -2, -1), **options)
+    return nn.GroupNorm(
+        groups,
+        reduction_axes=(-3, -2, -1),
+        scale_init=named(nn.initializers.ones, channels),
+        bias_init=named(nn.initializers.zeros, channels),
+        **options,
+    )
 
 
 def joint_layer_norm(**options: Any) -> nn.LayerNorm:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stjax.layers.norm import frame_group_norm
+from stjax.layers.partitioning import named
 
 
 class ResNetBlock(nn.Module):
@@ -32,9 +33,16 @@ class ResNetBlock(nn.Module):
     def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w features"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = x
-        for k in range(2):
-            h = frame_group_norm(self.groups, **types, name=f"norm_{k}")(h)
-            h = nn.Conv(self.features, (3, 3), **types, name=f"conv_{k}")(nn.elu(h))
+        for k, (before, after) in enumerate((("embed", "mlp"), ("mlp", "embed"))):
+            h = frame_group_norm(self.groups, before, **types, name=f"norm_{k}")(h)
+            h = nn.Conv(
+                self.features,
+                (3, 3),
+                kernel_init=named(nn.initializers.lecun_normal(), None, None, before, after),
+                bias_init=named(nn.initializers.zeros, after),
+                **types,
+                name=f"conv_{k}",
+            )(nn.elu(h))
         if x.shape[-1] != self.features:
             x = nn.Conv(self.features, (1, 1), use_bias=False, **types, name="skip")(x)
         return x + 0.1 * h
@@ -92,4 +100,11 @@ class ResNetDecoder(nn.Module):
             for k in range(self.blocks):
                 name = f"block_{level * self.blocks + k}"
                 x = ResNetBlock(depth, self.groups, **types, name=name)(x)
-        return nn.Dense(self.features, **types, name="head")(nn.LayerNorm(**types, name="norm")(x))
+        head = nn.Dense(
+            self.features,
+            kernel_init=named(nn.initializers.lecun_normal(), "embed", "vocab"),
+            bias_init=named(nn.initializers.zeros, "vocab"),
+            **types,
+            name="head",
+        )
+        return head(nn.LayerNorm(**types, name="norm")(x))

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stjax.layers.partitioning import named
 from stjax.ops.gated_linear_attention import retention
 from stjax.ops.norm import layer_norm
 from stjax.ops.xpos import xpos
@@ -59,10 +60,16 @@ class MultiScaleRetention(nn.Module):
                 f"heads: {self.heads} do not divide {qk} features of keys in pairs, and {values} "
                 "of values"
             )
-        dense = lambda features, bias, name: nn.Dense(
-            features, bias, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+        dense = lambda features, bias, name, *names: nn.Dense(
+            features,
+            bias,
+            kernel_init=named(nn.initializers.lecun_normal(), *names),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name=name,
         )
-        qkv = dense(2 * qk + values, self.bias, "qkv")(x)
+        # Heads of q, k and v are not side by side here, so that to cut them would not keep them.
+        qkv = dense(2 * qk + values, self.bias, "qkv", "embed", None)(x)
         q, k, v = jnp.split(qkv, [qk, 2 * qk], -1)
         if mask is not None:
             k = k * mask[..., None].astype(k.dtype)
@@ -72,8 +79,8 @@ class MultiScaleRetention(nn.Module):
             split(q), split(k), split(v), self.decay(), state, method=self.method, chunk=self.chunk
         )
         y = einops.rearrange(layer_norm(y, 1.0, 0.0), "b t h c -> b t (h c)")
-        y = nn.silu(dense(values, False, "gate")(x)) * y
-        return dense(features, self.out_bias, "proj")(y), moved(state, length)
+        y = nn.silu(dense(values, False, "gate", "embed", "heads")(x)) * y
+        return dense(features, self.out_bias, "proj", "heads", "embed")(y), moved(state, length)
 
     def decay(self) -> Float[Array, "h"]:
         """What each head keeps from one step to the next."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stjax.ops.loops import trips_at_once
+from stjax.ops.sharding import at_edge
 
 
 class SequenceLayer(nn.Module):
@@ -78,7 +79,7 @@ class Stack(nn.Module):
             ]
             for (_, target), source in zip(self.skips, kept):
                 x = x + jnp.where(index == target, source, 0)
-            x, state = layer(x, state, train=train)
+            x, state = layer(at_edge(x), state, train=train)
             return (x, kept), state
 
         run = nn.scan(

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stjax.layers.partitioning import named
+
 
 class SqueezeExcite(nn.Module):
     """x * sigmoid(Dense(relu(Dense(mean over the map)))) (Hu et al., arXiv 1709.01507).
@@ -20,10 +22,15 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w c"]:
-        dense = lambda features, name: nn.Dense(
-            features, dtype=self.dtype, param_dtype=self.param_dtype, name=name
-        )
-        channels = x.shape[-1]
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        init, channels = nn.initializers.lecun_normal(), x.shape[-1]
         y = x.mean(axis=(-3, -2), keepdims=True)
-        y = nn.relu(dense(max(channels // self.reduction, self.least), "reduce")(y))
-        return x * nn.sigmoid(dense(channels, "expand")(y))
+        y = nn.Dense(
+            max(channels // self.reduction, self.least),
+            kernel_init=named(init, "embed", "mlp"),
+            bias_init=named(nn.initializers.zeros, "mlp"),
+            **types,
+            name="reduce",
+        )(y)
+        expand = nn.Dense(channels, kernel_init=named(init, "mlp", "embed"), **types, name="expand")
+        return x * nn.sigmoid(expand(nn.relu(y)))

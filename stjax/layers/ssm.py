@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
+from stjax.layers.partitioning import named
 from stjax.ops.precision import promote
 from stjax.ops.recurrence import linear_recurrence
 from stjax.ops.ssm import from_pair, hippo_normal, log_step_init, to_pair, zero_order_hold
@@ -41,12 +42,12 @@ class DiagonalSSM(nn.Module):
     def _setup_dynamics(self) -> None:
         """Declares the eigenvalues and one step size for each."""
         modes = hippo_normal(self.state_size, self.blocks)
-        start = lambda values: lambda key: jnp.asarray(values, self.param_dtype)
+        start = lambda values: named(lambda key: jnp.asarray(values, self.param_dtype), "mlp")
         self.eigenvalues_re = self.param("eigenvalues_re", start(modes.eigenvalues.real))
         self.eigenvalues_im = self.param("eigenvalues_im", start(modes.eigenvalues.imag))
         self.log_step = self.param(
             "log_step",
-            log_step_init(self.shortest_step, self.longest_step),
+            named(log_step_init(self.shortest_step, self.longest_step), "mlp"),
             modes.eigenvalues.shape,
             self.param_dtype,
         )
@@ -68,12 +69,18 @@ class DiagonalSSM(nn.Module):
 
         self.into_state = self.param(
             "into_state",
-            start(into_state, "...cn,pn->...cp", modes.inverse),
+            named(
+                start(into_state, "...cn,pn->...cp", modes.inverse),
+                *(None,) * (1 + len(into_shape)), "embed", "mlp",
+            ),
             (*into_shape, self.features, self.state_size),
         )
         self.out_of_state = self.param(
             "out_of_state",
-            start(out_of_state, "...nc,np->...pc", modes.basis),
+            named(
+                start(out_of_state, "...nc,np->...pc", modes.basis),
+                *(None,) * (1 + len(out_shape)), "mlp", "embed",
+            ),
             (*out_shape, self.state_size, self.features),
         )
 
@@ -96,12 +103,19 @@ class DiagonalSSM(nn.Module):
     ) -> tuple[Float[Array, "b t ... c"], Complex[Array, "b ... p"]]:
         """The model up to y, before anything that is not linear."""
         decay, kernel = self.discretised()
-        x, kernel = promote((x, jnp.concatenate(to_pair(kernel), -1)), self.dtype)
+        x, kernel = promote((x, _interleaved(kernel)), self.dtype)
         drive = self._map(x, kernel).astype(decay.real.dtype)
-        drive = lax.complex(*jnp.split(drive, 2, -1))
+        drive = drive.reshape(*drive.shape[:-1], -1, 2)
+        drive = lax.complex(drive[..., 0], drive[..., 1])
         states, state = linear_recurrence(decay, drive, state, method=self.method)
         # 2 Re(C x) = 2 Re C Re x - 2 Im C Im x
         real, imaginary = self.out_of_state
-        kernel = 2 * jnp.concatenate([real, -imaginary], -2)
-        states, kernel = promote((jnp.concatenate(to_pair(states), -1), kernel), self.dtype)
+        kernel = 2 * jnp.stack([real, -imaginary], -2)
+        kernel = kernel.reshape(*kernel.shape[:-3], -1, kernel.shape[-1])
+        states, kernel = promote((_interleaved(states), kernel), self.dtype)
         return self._map(states, kernel), state
+
+
+def _interleaved(x: Complex[Array, "... p"]) -> Float[Array, "... 2*p"]:
+    """Real and imaginary part of each entry side by side, so that a cut of p cuts this alike."""
+    return jnp.stack([x.real, x.imag], -1).reshape(*x.shape[:-1], -1)

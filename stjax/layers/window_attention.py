@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stjax.layers.feed_forward import FeedForward
+from stjax.layers.partitioning import named
 from stjax.layers.stochastic_depth import DropPath
 from stjax.ops import windows
 from stjax.ops.attention import Windows, attention
+from stjax.ops.sharding import at_edge
 
 
 class WindowAttention(nn.Module):
@@ -46,19 +48,21 @@ class WindowAttention(nn.Module):
             raise ValueError(f"heads: {self.heads} do not divide {channels} channels")
         shift = self.shift or (0,) * len(self.window)
         window, shift = windows.fit(shape, self.window, shift)
-        dense = functools.partial(
-            nn.DenseGeneral,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
+        dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, param_dtype=self.param_dtype)
         x = windows.pad(x, window)
         padded = x.shape[1:-1]
         tokens = x.reshape(len(x), -1, channels)
-        width = (3, self.heads, channels // self.heads)
-        q, k, v = jnp.moveaxis(dense(width, use_bias=self.qkv_bias, name="qkv")(tokens), -3, 0)
+        qkv = dense(
+            (3, self.heads, channels // self.heads),
+            use_bias=self.qkv_bias,
+            kernel_init=named(self.kernel_init, "embed", None, "heads", None),
+            bias_init=named(nn.initializers.zeros, None, "heads", None),
+            name="qkv",
+        )(tokens)
+        q, k, v = jnp.moveaxis(qkv, -3, 0)
         y = attention(q, k, v, Windows(padded, window, shift), bias=self._bias(math.prod(window)))
-        y = dense(channels, axis=(-2, -1), name="out")(y).reshape(x.shape)
+        from_heads = named(self.kernel_init, "heads", None, "embed")
+        y = dense(channels, axis=(-2, -1), kernel_init=from_heads, name="out")(y).reshape(x.shape)
         y = y[:, *(slice(n) for n in shape)]
         return nn.Dropout(self.dropout)(y, deterministic=not train)
 
@@ -66,7 +70,7 @@ class WindowAttention(nn.Module):
         index = windows.relative_index(self.window)
         table = self.param(
             "position_bias",
-            nn.initializers.truncated_normal(0.02),
+            named(nn.initializers.truncated_normal(0.02), None, "heads"),
             (math.prod(2 * w - 1 for w in self.window), self.heads),
             self.param_dtype,
         )
@@ -101,6 +105,7 @@ class SwinBlock(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b ... c"]:
         """`rate` is that of stochastic depth; None drops nothing."""
+        x = at_edge(x)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
         attend = WindowAttention(

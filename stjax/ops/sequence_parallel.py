@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Inexact, Shaped
+
+from stjax.ops import sharding
 
 AXIS = "sequence"
 
@@ -23,10 +25,7 @@ State = Inexact[Array, "..."]
 
 def ways() -> int:
     """Devices that time is cut over: the size of the ambient mesh's axis "sequence", else 1."""
-    mesh = jax.sharding.get_abstract_mesh()
-    # Within a `shard_map` over the axis it is manual: what is seen there is one stretch already.
-    cut = AXIS in mesh.axis_names and AXIS not in mesh.manual_axes
-    return mesh.shape[AXIS] if cut else 1
+    return sharding.ways(AXIS)
 
 
 def check_divides(name: str, shape: tuple[int, ...], axis: int) -> None:
@@ -46,6 +45,33 @@ def over_devices(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs,
         axis_names={AXIS}, check_vma=False,
     )
+
+
+def over_frames(function: Callable[..., Any], *videos: Shaped[Array, "b t ..."]) -> Any:
+    """What a function of frames (n, ...) makes of all frames of clips, as clips (b, t, ...).
+
+    Batch and time are merged in one axis for it. Where time is cut over devices, so is that axis:
+    each device merges its own stretch. (A plain reshape would order the frames clip by clip, which
+    a cut of time does not respect; the compiler would then compute all frames on every device.)
+
+    Args:
+        function: of arrays of frames to an array or a tree of arrays of as many frames. Each frame
+            is a matter of its own; their order is not promised. It may be a flax module.
+        videos: clips of the same batch and length.
+    """
+    batch, steps = videos[0].shape[:2]
+
+    def merge(x):
+        return x.reshape(-1, *x.shape[2:])
+
+    def split(x):
+        return x.reshape(batch, -1, *x.shape[1:])
+
+    if ways() > 1 and steps % ways() == 0:
+        mesh, timed = jax.sharding.get_abstract_mesh(), PartitionSpec(None, AXIS)
+        merge = over_devices(mesh, merge, timed, PartitionSpec(AXIS))
+        split = over_devices(mesh, split, PartitionSpec(AXIS), timed)
+    return jax.tree.map(split, function(*map(merge, videos)))
 
 
 def exchange_carries(

@@ -59,15 +59,15 @@ class Session:
         hosts.agree({**experiment.config, "records": records, "versions": versions})
         self.mesh = meshes.make(run.mesh)
         meshes.check_batch(train.batch, self.mesh, train.accumulate)
-        if advice := meshes.advice(train.batch, self.mesh, train.accumulate):
-            say(advice)
         self.key = jax.random.key(train.seed)
         self.stepper = Stepper(
-            experiment.task, experiment.optimizer, self.mesh,
+            experiment.task, experiment.optimizer, self.mesh, self.key, self.example,
             run.parallelism, train.accumulate, train.ema,
         )
         self.predict = evaluation.predictor(experiment.task)
-        self.abstract_state = self.stepper.abstract_state(self.key, self.example)
+        self.abstract_state = self.stepper.abstract_state
+        if advice := meshes.advice(self.mesh, self.abstract_state):
+            say(advice)
         hosts.seen_by_all(self.workdir)
         self.checkpoints = Checkpoints(
             self.workdir / "checkpoints", run.keep_last, experiment.task.headline
@@ -157,11 +157,11 @@ def fit(session: Session) -> tuple[TrainState, evaluation.Report]:
     session.checkpoints.remove_unfinished()
     state = session.restore()
     if state is None:
-        state = session.stepper.create(session.key, session.example)
+        state = session.stepper.create()
     start = int(state.step)
     if start:
         say(f"continuing from the checkpoint of step {start} in {session.workdir}")
-    train_step, metrics = session.stepper.step(session.key), None
+    train_step, metrics = session.stepper.step(), None
     state = session.stepper.place(state)
     with (
         closing(session.training_data(start, settings.workers)) as data,

@@ -27,7 +27,7 @@ from stjax.train.errors import RunError
 
 # A process sends a sign of life this often, and is given up when none has come for so long. JAX's
 # own watch is slower, and ends the others with the stack trace of its thread.
-_SIGN, _SILENCE, _RUNTIME_SILENCE = 4, 20, 90
+_SIGN, _SILENCE, _RUNTIME_SILENCE = 5, 30, 120
 # Processes meet at the same points of a run; evaluating or saving may keep one this long.
 _PATIENCE = 30 * 60
 _turns = itertools.count()
@@ -164,6 +164,14 @@ def fail(line: str, code: int = 1) -> NoReturn:
         tqdm.tqdm.write(line, file=sys.stderr)
         sys.exit(code)
     _Watch.running.end_all(line)
+
+
+def await_verdict() -> None:
+    """Returns if no process has been given up when a dead one would have been.
+
+    A collective may fail at once where a process has died, and does not say which.
+    """
+    _Watch.running.join(_SILENCE + 2 * _SIGN)
 
 
 class _Watch(threading.Thread):

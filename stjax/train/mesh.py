@@ -1,8 +1,9 @@
 """Devices, and where arrays lie on them.
 
 A mesh has the axes `data`, `fsdp`, `tensor` and `sequence`. A batch is cut over data x fsdp;
-parameters, their moving average and the optimizer's moments are cut over fsdp; the operators that
-run over time cut it over sequence (`stjax.ops.sequence_parallel`).
+parameters, their moving average and the optimizer's moments are cut over tensor by the names of
+their axes (`stjax.layers.partitioning`) and over fsdp; the operators that run over time cut it
+over sequence (`stjax.ops.sequence_parallel`).
 """
 
 import contextlib
@@ -14,8 +15,15 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from stjax.layers.partitioning import Named
+from stjax.ops.sharding import BATCH as BATCH_AXES
+
 AXES = ("data", "fsdp", "tensor", "sequence")
-BATCH = PartitionSpec(("data", "fsdp"))
+# The axis of the mesh that a named axis of a parameter is cut over.
+RULES = {
+    "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "experts": "tensor", "embed": "fsdp",
+}
+BATCH = PartitionSpec(BATCH_AXES)
 # A rollout goes frame by frame, so that there is no time to cut: evaluation cuts the batch instead.
 EVALUATED = PartitionSpec(("data", "fsdp", "sequence"))
 # Below this many entries an array is cheaper to keep whole on every device than to gather.
@@ -68,13 +76,11 @@ def rows(sharding: NamedSharding, batch: int) -> slice:
     return slice(min(span[0] for span in spans), max(span[1] for span in spans))
 
 
-def cut_time(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """What is traced within cuts time over the mesh's axis `sequence`, where that is longer than 1.
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """What is traced within runs on the mesh.
 
-    Operators find the mesh by `jax.sharding.get_abstract_mesh`, so that no model passes it on.
+    Operators and layers find it by `jax.sharding.get_abstract_mesh`, so that no model passes it on.
     """
-    if mesh.shape["sequence"] == 1:
-        return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
@@ -88,29 +94,37 @@ def check_batch(batch: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
-def advice(batch: int, mesh: Mesh, accumulate: int = 1) -> str | None:
-    """What to change where the mesh's axis `sequence` would cut the recurrences alone.
-
-    Convolutions see frames with batch and time merged in one axis. XLA can cut that over time only
-    where a device has one sample of the batch at once; else it repeats the work on every device.
-    """
-    parts = batch // (mesh.shape["data"] * mesh.shape["fsdp"])
-    if mesh.shape["sequence"] == 1 or parts == accumulate:
+def advice(mesh: Mesh, state: Any) -> str | None:
+    """What to change where an axis of the mesh does nothing for a state of such shardings."""
+    cut = any("tensor" in x.sharding.spec for x in jax.tree.leaves(state))
+    if mesh.shape["tensor"] == 1 or cut:
         return None
-    return (
-        f"run.mesh: a device has {parts // accumulate} samples at once, and sequence "
-        f"{mesh.shape['sequence']} may save little; train.accumulate={parts} gives it one at a time"
-    )
+    return f"run.mesh: tensor {mesh.shape['tensor']} cuts no parameter of this model"
 
 
-def state_sharding(mesh: Mesh, abstract: Any) -> Any:
-    """The automatic rule: an array's longest axis that fsdp divides is cut; the rest is whole."""
-    return jax.tree.map(lambda x: NamedSharding(mesh, _spec(x.shape, mesh.shape["fsdp"])), abstract)
+def state_sharding(mesh: Mesh, recorded: Any) -> Any:
+    """Where a state lies whose arrays are `Named` or plain; without the names, a tree alike.
+
+    A named axis is cut as `RULES` says where that divides it. Then the longest axis that is left
+    and that fsdp divides is cut over fsdp.
+    """
+
+    def sharding(x):
+        names, x = (x.names, x.value) if isinstance(x, Named) else ((None,) * x.ndim, x)
+        return NamedSharding(mesh, _spec(x.shape, names, mesh.shape))
+
+    return jax.tree.map(sharding, recorded, is_leaf=lambda x: isinstance(x, Named))
 
 
-def _spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    axes = [k for k, size in enumerate(shape) if size % fsdp == 0]
-    if fsdp == 1 or math.prod(shape) < SMALLEST_SHARDED or not axes:
-        return PartitionSpec()
-    longest = max(axes, key=lambda k: shape[k])
-    return PartitionSpec(*("fsdp" if k == longest else None for k in range(len(shape))))
+def _spec(shape, names, mesh):
+    wanted = [(k, RULES[name]) for k, name in enumerate(names) if name is not None]
+    wanted += [(k, "fsdp") for k in sorted(range(len(shape)), key=lambda k: -shape[k])]
+    small, cut = math.prod(shape) < SMALLEST_SHARDED, [None] * len(shape)
+    for k, axis in wanted:
+        free = cut[k] is None and axis not in cut and not (axis == "fsdp" and small)
+        if free and mesh[axis] > 1 and shape[k] % mesh[axis] == 0:
+            cut[k] = axis
+    # As jax writes the specs of what a step returns: else the next step would be compiled anew.
+    while cut and cut[-1] is None:
+        cut.pop()
+    return PartitionSpec(*cut)

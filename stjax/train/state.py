@@ -97,10 +97,17 @@ def update(
             lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
         )
         keys = jax.random.split(key, accumulate)
-        collections, stacked = jax.lax.scan(
-            lambda carry, xs: gradients(carry, *xs), state.collections, (parts, keys)
-        )
-        grads, logs = jax.tree.map(lambda x: x.mean(0), stacked)
+
+        def add(carry, xs):
+            collections, total = carry
+            collections, each = gradients(collections, *xs)
+            return (collections, jax.tree.map(jnp.add, total, each)), None
+
+        first = jax.tree.map(lambda x: x[0], (parts, keys))
+        shapes = jax.eval_shape(gradients, state.collections, *first)[1]
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (collections, total), _ = jax.lax.scan(add, (state.collections, nothing), (parts, keys))
+        grads, logs = jax.tree.map(lambda x: x / accumulate, total)
     if axis_name is not None:
         grads, logs, collections = jax.lax.pmean((grads, logs, collections), axis_name)
 

@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import optax
 from flax import jax_utils
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 
+from stjax.layers.partitioning import recording
 from stjax.tasks.base import Batch, Task
 from stjax.train import mesh as meshes
 from stjax.train.state import TrainState, create, update
@@ -18,7 +20,7 @@ MODES = ("jit", "pmap")
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stepper:
     """How a run's state is made, placed on devices, stepped and read back.
 
@@ -28,6 +30,8 @@ class Stepper:
     Attributes:
         task, optimizer: what is learned and how.
         mesh: the devices; "pmap" replicates over all of them.
+        key: the run's key.
+        example: a batch of one sample; one is enough to know the shapes of the parameters.
         mode: "jit" or "pmap".
         accumulate, ema: see `state.update`.
     """
@@ -35,6 +39,8 @@ class Stepper:
     task: Task
     optimizer: optax.GradientTransformation
     mesh: Mesh
+    key: jax.Array
+    example: Batch
     mode: str = "jit"
     accumulate: int = 1
     ema: float = 0.0
@@ -48,18 +54,21 @@ class Stepper:
         if self.mode == "pmap" and jax.process_count() > 1:
             raise ValueError("run.parallelism: pmap is for one process; there are several, use jit")
 
-    def abstract_state(self, key: jax.Array, batch: Batch) -> TrainState:
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the whole state; allocates nothing."""
-        shapes = jax.eval_shape(self._create, key, _one_sample(batch))
-        where = meshes.state_sharding(self.mesh, shapes)
+        with recording():
+            # A function of its own, because jax would not trace one that it knows again.
+            named = jax.eval_shape(lambda *args: self._create(*args), self.key, self.example)
         return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            nn.unbox(named),
+            meshes.state_sharding(self.mesh, named),
         )
 
-    def create(self, key: jax.Array, batch: Batch) -> TrainState:
+    def create(self) -> TrainState:
         """The whole state before the first step, made where it will lie."""
-        where = jax.tree.map(lambda x: x.sharding, self.abstract_state(key, batch))
-        return jax.jit(self._create, out_shardings=where)(key, _one_sample(batch))
+        return jax.jit(self._create, out_shardings=self._shardings)(self.key, self.example)
 
     @property
     def batch_sharding(self) -> NamedSharding | None:
@@ -72,27 +81,25 @@ class Stepper:
     def whole(self, state: Any) -> TrainState:
         if self.mode == "jit":
             return state
-        one = jax_utils.unreplicate(state)
-        return jax.device_put(one, meshes.state_sharding(self.mesh, one))
+        return jax.device_put(jax_utils.unreplicate(state), self._shardings)
 
-    def step(self, key: jax.Array) -> Step:
+    def step(self) -> Step:
         """The compiled update on global batches; the state that is given is used up."""
         if self.mode == "pmap":
-            return self._pmapped(key)
-        return self.jitted(key)
+            return self._pmapped()
+        return self.jitted()
 
-    def jitted(self, key: jax.Array) -> Step:
+    def jitted(self) -> Step:
         """The update as `jit` compiles it, for batches that lie on the mesh."""
 
         def step(state, batch):
-            with meshes.cut_time(self.mesh):
-                new, logs = self._update(state, batch, key)
-            where = meshes.state_sharding(self.mesh, new)
-            return jax.lax.with_sharding_constraint(new, where), logs
+            with meshes.ambient(self.mesh):
+                new, logs = self._update(state, batch, self.key)
+            return jax.lax.with_sharding_constraint(new, self._shardings), logs
 
         return jax.jit(step, donate_argnums=0)
 
-    def _pmapped(self, key: jax.Array) -> Step:
+    def _pmapped(self) -> Step:
         mapped = jax.pmap(
             functools.partial(self._update, axis_name="batch"),
             axis_name="batch",
@@ -105,7 +112,7 @@ class Stepper:
             rows = jax.tree.map(
                 lambda x: x.reshape(len(self._devices), -1, *x.shape[1:]), batch
             )
-            state, logs = mapped(state, rows, key)
+            state, logs = mapped(state, rows, self.key)
             return state, jax_utils.unreplicate(logs)
 
         return step
@@ -113,6 +120,10 @@ class Stepper:
     @property
     def _devices(self):
         return list(self.mesh.devices.flat)
+
+    @property
+    def _shardings(self):
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
     def _create(self, key, batch):
         return create(self.task, self.optimizer, key, batch, self.ema)
@@ -122,8 +133,3 @@ class Stepper:
             self.task, self.optimizer, state, batch, key,
             accumulate=self.accumulate, ema=self.ema, axis_name=axis_name,
         )
-
-
-def _one_sample(batch: Batch) -> Batch:
-    """One sample is enough to know the shapes of the parameters."""
-    return {name: x[:1] for name, x in batch.items()}

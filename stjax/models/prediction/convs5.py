@@ -20,7 +20,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from stjax.layers.actions import ActionEmbedding
+from stjax.layers.partitioning import named
 from stjax.layers.resnet import ResNetDecoder, ResNetEncoder
+from stjax.ops.sequence_parallel import over_frames
+from stjax.ops.sharding import at_edge
 
 HIDDEN = -2.0
 """What stands for a frame that the network must not see (the official `frame_mask_id`)."""
@@ -44,7 +47,7 @@ class MapSequence(nn.Module):
         self, x: Float[Array, "b t h w c"], state: Any = None, *, train: bool = False
     ) -> tuple[Float[Array, "b t h w features"], Any]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Conv(self.features, (1, 1), **types, name="project")(x)
+        x = over_frames(nn.Conv(self.features, (1, 1), **types, name="project"), x)
         return self.sequence(name="sequence")(x, state, train=train)
 
 
@@ -78,7 +81,14 @@ class VectorSequence(nn.Module):
             "dtype": self.dtype,
             "param_dtype": self.param_dtype,
         }
-        x = nn.Conv(self.features, **whole_map, name="project")(x)[:, :, 0, 0]
+        lecun_normal = nn.initializers.lecun_normal()
+        project = nn.Conv(
+            self.features,
+            kernel_init=named(lecun_normal, None, None, "mlp", "embed"),
+            **whole_map,
+            name="project",
+        )
+        x = over_frames(project, x)[:, :, 0, 0]
         if self.start:
             start = self.param(
                 "start", nn.initializers.normal(0.02), (self.features,), self.param_dtype
@@ -89,7 +99,13 @@ class VectorSequence(nn.Module):
         y, state = self.sequence(name="sequence")(x, state, train=train)
         self.sow("intermediates", "vectors", y)
         y = y[:, y.shape[1] - steps :, None, None]
-        return nn.ConvTranspose(self.out, **whole_map, name="unproject")(y), state
+        unproject = nn.ConvTranspose(
+            self.out,
+            kernel_init=named(lecun_normal, None, None, "embed", "mlp"),
+            **whole_map,
+            name="unproject",
+        )
+        return over_frames(unproject, y), state
 
 
 class FramePredictor(nn.Module):
@@ -147,7 +163,7 @@ class FramePredictor(nn.Module):
         dropped: Bool[Array, "b"] | None,
         visible: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b n H W features"], Any]:
-        x = self.encoder(frames_in)
+        x = over_frames(self.encoder, frames_in)
         self.sow("intermediates", "encoded", x)
         if visible is not None:
             x = jnp.where(visible[:, :, None, None, None], x, HIDDEN)
@@ -157,7 +173,8 @@ class FramePredictor(nn.Module):
         told = jnp.broadcast_to(told, (*x.shape[:-1], told.shape[-1]))
         x, state = self.mixing(jnp.concatenate([x, told], -1), state, train=train)
         self.sow("intermediates", "mixed", x)
-        return self.decoder(x if frames is None else x[:, frames]), state
+        x = at_edge(x)
+        return over_frames(self.decoder, x if frames is None else x[:, frames]), state
 
 
 class PixelPredictor(FramePredictor):
@@ -209,7 +226,11 @@ class TokenPredictor(FramePredictor):
 
     def setup(self) -> None:
         self.table = nn.Embed(
-            self.codes, self.code_features, dtype=self.dtype, param_dtype=self.param_dtype
+            self.codes,
+            self.code_features,
+            embedding_init=named(nn.linear.default_embed_init, "vocab", "embed"),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
         )
         self._setup(self.codes)
 

@@ -21,6 +21,7 @@ from stjax.layers.repeat import repeat
 from stjax.layers.stochastic_depth import DropPath
 from stjax.ops.patches import patchify, unpatchify
 from stjax.ops.positions import sinusoid_table
+from stjax.ops.sharding import at_edge
 
 OPTIONS = {
     "order": ("full", "S-T", "T-S", "TS", "ST", "TST", "STS", "TSST", "STTS"),
@@ -48,6 +49,7 @@ class GatedTransformerBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], rate: Float[Array, ""] | None, train: bool
     ) -> tuple[Float[Array, "b n d"], None]:
+        x = at_edge(x)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
         # As in the official code, one head of full width is not projected.

@@ -16,10 +16,13 @@ from jaxtyping import Array, Float
 
 from stjax.layers.depthwise import DepthwiseConv
 from stjax.layers.initializers import torch_default, torch_default_bias
+from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
 from stjax.layers.stochastic_depth import DropPath
 from stjax.ops.activations import gelu
 from stjax.ops.patches import unpatchify
+from stjax.ops.sequence_parallel import over_frames
+from stjax.ops.sharding import at_edge
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -78,16 +81,16 @@ class GatedSpatiotemporalAttention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = functools.partial(nn.Dense, kernel_init=fan_out_normal, **dtypes)
+        into_hidden, out_of_hidden = _hidden(dtypes)
         far = self.kernel_size // self.dilation
         far -= 1 - far % 2
-        hidden = gelu(dense(channels, name="in")(x))
+        hidden = gelu(into_hidden(channels, name="in")(x))
         hidden = DepthwiseConv(2 * self.dilation - 1, name="near", **dtypes)(hidden)
         hidden = DepthwiseConv(far, self.dilation, name="far", **dtypes)(hidden)
-        value, gate = jnp.split(dense(2 * channels, name="gate")(hidden), 2, axis=-1)
+        value, gate = jnp.split(out_of_hidden(2 * channels, name="gate")(hidden), 2, axis=-1)
         gated = nn.sigmoid(gate) * value
         self.sow("intermediates", "gated", gated)
-        out = dense(channels, name="out")(gated)
+        out = nn.Dense(channels, kernel_init=fan_out_normal, name="out", **dtypes)(gated)
         return out + x if self.shortcut else out
 
 
@@ -102,10 +105,10 @@ class MixMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Array:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = functools.partial(nn.Dense, kernel_init=fan_out_normal, **dtypes)
+        into_hidden, out_of_hidden = _hidden(dtypes)
         dropout = nn.Dropout(self.drop, deterministic=not train)
-        hidden = DepthwiseConv(3, name="mix", **dtypes)(dense(self.hidden, name="in")(x))
-        return dropout(dense(x.shape[-1], name="out")(dropout(gelu(hidden))))
+        hidden = DepthwiseConv(3, name="mix", **dtypes)(into_hidden(self.hidden, name="in")(x))
+        return dropout(out_of_hidden(x.shape[-1], name="out")(dropout(gelu(hidden))))
 
 
 class GSTABlock(nn.Module):
@@ -170,7 +173,7 @@ class MetaBlock(nn.Module):
     @nn.compact
     def __call__(self, x, rate, train):
         block = self.block(dtype=self.dtype, param_dtype=self.param_dtype, name="block")
-        x = block(x, rate, train=train)
+        x = block(at_edge(x), rate, train=train)
         if x.shape[-1] != self.features:
             x = pointwise(x, self.features, "reduction", self.dtype, self.param_dtype)
         self.sow("intermediates", "out", x)
@@ -246,10 +249,21 @@ class SimVP(nn.Module):
         Raises:
             ValueError: fewer than two layers, or a height or width that they do not divide.
         """
-        batch, steps, height, width, channels = video.shape
+        steps, height, width, channels = video.shape[1:]
         self._check(height, width)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        latent = einops.rearrange(video, "b t h w c -> (b t) h w c")
+        latent, skip = over_frames(self._encode, video)
+        # Channel t * hid_S + s of the translator is channel s of frame t.
+        folded = einops.rearrange(latent, "b t h w c -> b h w (t c)")
+        folded = self.translator(name="translator", **dtypes)(folded, train=train)
+        self.sow("intermediates", "translated", folded)
+        latent = einops.rearrange(folded, "b h w (t c) -> b t h w c", t=steps)
+        return over_frames(functools.partial(self._decode, channels), latent, skip)
+
+    def _encode(self, frames):
+        """Latent maps, and the first layer's, which the last of the decoder sees again."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        latent = frames
         for i, down in enumerate(self._resampled):
             layer = ConvSC(
                 self.hid_S, self.spatio_kernel_enc, down=down, name=f"encoder_{i}", **dtypes
@@ -259,18 +273,14 @@ class SimVP(nn.Module):
                 skip = latent
         self.sow("intermediates", "skip", skip)
         self.sow("intermediates", "embedded", latent)
+        return latent, skip
 
-        # Channel t * hid_S + s of the translator is channel s of frame t.
-        folded = einops.rearrange(latent, "(b t) h w c -> b h w (t c)", t=steps)
-        folded = self.translator(name="translator", **dtypes)(folded, train=train)
-        self.sow("intermediates", "translated", folded)
-        latent = einops.rearrange(folded, "b h w (t c) -> (b t) h w c", t=steps)
-
+    def _decode(self, channels, latent, skip):
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, up in enumerate(reversed(self._resampled)):
             layer = ConvSC(self.hid_S, self.spatio_kernel_dec, up=up, name=f"decoder_{i}", **dtypes)
             latent = layer(latent + skip if i == len(self._resampled) - 1 else latent)
-        frames = pointwise(latent, channels, "readout", **dtypes)
-        return einops.rearrange(frames, "(b t) h w c -> b t h w c", b=batch)
+        return pointwise(latent, channels, "readout", **dtypes)
 
     @property
     def _resampled(self):
@@ -297,3 +307,15 @@ def pointwise(x: Array, features: int, name: str, dtype: Any, param_dtype: Any) 
         param_dtype=param_dtype,
         name=name,
     )(x)
+
+
+def _hidden(dtypes: dict[str, Any]) -> tuple[Callable[..., nn.Dense], Callable[..., nn.Dense]]:
+    """Factories of linear maps into hidden channels and out of them."""
+    dense = functools.partial(nn.Dense, **dtypes)
+    into_hidden = functools.partial(
+        dense,
+        kernel_init=named(fan_out_normal, "embed", "mlp"),
+        bias_init=named(nn.initializers.zeros, "mlp"),
+    )
+    out_of_hidden = functools.partial(dense, kernel_init=named(fan_out_normal, "mlp", "embed"))
+    return into_hidden, out_of_hidden
