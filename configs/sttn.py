@@ -76,7 +76,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.data.update(nodes=16, days=24, split=(18, 3, 3))
         config.model.update(features=32, blocks=2)
         config.optimizer.peak = 2e-3
-        config.train.update(batch=32, steps=1_500)
+        config.train.update(batch=32, steps=1_000)
     return config
 
 

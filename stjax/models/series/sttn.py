@@ -17,9 +17,11 @@ from jaxtyping import Array, Float
 
 from stjax.layers.graph_convolution import GraphConvolution
 from stjax.layers.norm import joint_layer_norm
+from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
 from stjax.ops.attention import attention
 from stjax.ops.graph import chebyshev, scaled_laplacian, standardised
+from stjax.ops.sharding import at_edge
 
 OPTIONS = {
     "positions": ("mixed", "branches", "query", "none"),
@@ -132,10 +134,14 @@ class Attention(nn.Module):
         shape = (self.heads, channels // self.heads)
 
         def project(x, name):
-            if not self.shared:
-                return nn.DenseGeneral(shape, **types, name=name)(x)
-            x = x.reshape(*x.shape[:-1], *shape)
-            return nn.Dense(shape[1], use_bias=False, **types, name=name)(x)
+            if self.shared:
+                x = x.reshape(*x.shape[:-1], *shape)
+                return nn.Dense(shape[1], use_bias=False, **types, name=name)(x)
+            kernel_init = named(nn.initializers.lecun_normal(), "embed", "heads", None)
+            bias_init = named(nn.initializers.zeros, "heads", None)
+            return nn.DenseGeneral(
+                shape, kernel_init=kernel_init, bias_init=bias_init, **types, name=name
+            )(x)
 
         dropped = self.dropout if train else 0.0
         q, k, v = project(query, "query"), project(source, "key"), project(source, "value")
@@ -145,7 +151,10 @@ class Attention(nn.Module):
             dropout=dropped,
             dropout_key=self.make_rng("dropout") if dropped else None,
         )  # fmt: skip
-        return nn.DenseGeneral(channels, axis=(-2, -1), **types, name="out")(y)
+        kernel_init = named(nn.initializers.lecun_normal(), "heads", None, "embed")
+        return nn.DenseGeneral(
+            channels, axis=(-2, -1), kernel_init=kernel_init, **types, name="out"
+        )(y)
 
 
 class Transformer(nn.Module):
@@ -176,8 +185,11 @@ class Transformer(nn.Module):
         )(query, source, train)
         x = norm(name="attention_norm")(query + drop(attended))
         y = x
+        names = ("embed", "mlp", *[None] * (len(self.hidden) - 1), "embed")
         for i, width in enumerate((*self.hidden, x.shape[-1])):
-            y = nn.Dense(width, **types, name=f"feed_forward_{i}")(nn.relu(y) if i else y)
+            init = named(nn.initializers.lecun_normal(), *names[i : i + 2])
+            dense = nn.Dense(width, kernel_init=init, **types, name=f"feed_forward_{i}")
+            y = dense(nn.relu(y) if i else y)
         y = norm(name="feed_forward_norm")(x + drop(y))
         return einops.rearrange(y, f"{pattern} -> b t n c", **sizes)
 
@@ -234,6 +246,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Series, each: None, train: bool) -> tuple[Series, None]:
         del each
+        x = at_edge(x)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embed = lambda adjacency, steps, name: PositionalEmbedding(
             self.features, self.positions, adjacency, steps, self.slots, **types, name=name
