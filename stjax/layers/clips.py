@@ -15,7 +15,7 @@ class TubeEmbed(nn.Module):
     """A convolution whose windows meet in space and may overlap in time, then a LayerNorm.
 
     As a product of matrices: frames under the kernel side by side, pixels of a patch in a row.
-    Its kernel is (frames * patch * patch * c, features), in the order (frame, row, column, channel).
+    Its kernel is (frames * patch * patch * c, features), in the order frame, row, column, channel.
 
     Attributes:
         features: channels that come out.

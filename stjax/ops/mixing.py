@@ -25,9 +25,7 @@ def mixup(x: Shaped[Array, "b ..."], share: Float[Array, ""]) -> Shaped[Array, "
     return share * x + (1 - share) * x[::-1]
 
 
-def cutmix(
-    video: Video, box: Int[Array, "4"]
-) -> tuple[Video, Float[Array, ""]]:
+def cutmix(video: Video, box: Int[Array, "4"]) -> tuple[Video, Float[Array, ""]]:
     """A box of every clip replaced by the reversed batch's (Yun et al. 2019, arXiv 1905.04899).
 
     Args:
@@ -72,8 +70,8 @@ def mix(
     if not mixup_alpha and not cutmix_alpha:
         return video, targets
     choose_key, share_key, box_key = jax.random.split(key, 3)
-    cut = jax.random.bernoulli(choose_key, switch if mixup_alpha and cutmix_alpha else
-                               float(bool(cutmix_alpha)))
+    chance = switch if mixup_alpha and cutmix_alpha else float(bool(cutmix_alpha))
+    cut = jax.random.bernoulli(choose_key, chance)
     alpha = jnp.where(cut, cutmix_alpha, mixup_alpha)
     share = jax.random.beta(share_key, alpha, alpha)
     boxed, kept = cutmix(video, random_box(box_key, *video.shape[2:4], share))

@@ -30,8 +30,9 @@ def network(golden):
         logits, inner = module.apply(variables, video, mutable="intermediates")
         inner = inner["intermediates"]
         outputs = {"logits": logits, "patch_embed1": official(inner["embedded_0"][0][:1])}
-        for stage, sample in ((0, slice(1)), (2, slice(None)), (3, slice(None))):
-            outputs[f"blocks{stage + 1}.0"] = official(inner[f"stage_{stage}"]["tokens"][0][0, sample])
+        for stage, samples in ((0, slice(1)), (2, slice(None)), (3, slice(None))):
+            first = inner[f"stage_{stage}"]["tokens"][0][0]
+            outputs[f"blocks{stage + 1}.0"] = official(first[samples])
         loss = optax.softmax_cross_entropy(logits, inputs["targets"]).mean()
         trained, changed = module.apply(variables, video, train=True, mutable="batch_stats")
         name, tokens = "aggregator_norm", inner["stage_0"]["tokens"][0][0, ..., 0].size
