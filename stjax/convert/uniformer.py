@@ -146,7 +146,7 @@ def inflate(
                 weights = np.full(frames, 1 / frames, array.dtype)
             out[name] = array[:, :, None] * weights[:, None, None]
         elif not name.startswith("head"):
-            raise ValueError(f"image: {name} is {array.shape}, and {wanted} in the network of clips")
+            raise ValueError(f"image: {name} is {array.shape}, {wanted} in the network of clips")
     return out
 
 

@@ -1,7 +1,7 @@
-"""Batches mixed with their own reversal: Mixup and CutMix, on the device.
+"""Changes of whole batches, on the device: Mixup, CutMix, random erasing.
 
-As the video code of SlowFast and UniFormer has them (after timm): sample i is mixed with sample
-b - 1 - i, all samples by the same share, and frames of a clip by the same box.
+As the video code of SlowFast and UniFormer has them (after timm): a batch is mixed with its own
+reversal, sample i with sample b - 1 - i, all samples by the same share and the same box.
 """
 
 import jax
@@ -77,6 +77,34 @@ def mix(
     boxed, kept = cutmix(video, random_box(box_key, *video.shape[2:4], share))
     video = jnp.where(cut, boxed, mixup(video, share))
     return video, mixup(targets, jnp.where(cut, kept, share))
+
+
+def erase(key: Key[Array, ""], video: Video, probability: float) -> Video:
+    """With a probability a box of a clip, in all its frames, becomes normal noise.
+
+    (Zhong et al. 2017, arXiv 1708.04896, by pixels, as timm has it: an area of 0.02 to 1/3 of the
+    frame, an aspect of 0.3 to 1/0.3 drawn by its logarithm, the first of ten draws that fits.) The
+    video should have mean 0 and variance 1.
+    """
+    height, width = video.shape[2:4]
+
+    def box(key):
+        area_key, aspect_key, fits_key, place_key = jax.random.split(key, 4)
+        area = jax.random.uniform(area_key, (10,), minval=0.02, maxval=1 / 3) * height * width
+        edge = jnp.log(1 / 0.3)
+        aspect = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=-edge, maxval=edge))
+        sizes = jnp.round(jnp.sqrt(jnp.stack([area * aspect, area / aspect], 1))).astype(jnp.int32)
+        frame = jnp.array([height, width])
+        fits = jnp.all(sizes < frame, 1)
+        size = sizes[jnp.argmax(fits)]
+        wanted = jnp.any(fits) & jax.random.bernoulli(fits_key, probability)
+        first = jax.random.randint(place_key, (2,), 0, jnp.maximum(frame - size, 0) + 1)
+        last = jnp.where(wanted, first + size, first)
+        return _inside(jnp.stack([first, last], 1).reshape(4), height, width)[0]
+
+    box_key, noise_key = jax.random.split(key)
+    inside = jax.vmap(box)(jax.random.split(box_key, len(video)))[:, None, ..., None]
+    return jnp.where(inside, jax.random.normal(noise_key, video.shape, video.dtype), video)
 
 
 def _inside(
