@@ -129,7 +129,7 @@ def get_config(scale="tiny", size="S", data="k400", frames=16):
             drop_path=0.0,
         )
         config.optimizer.update(peak=2e-3, clip=1.0, schedule_args=dict(warmup=50))
-        config.train.update(batch=32, steps=1_000, precision="float32")
+        config.train.update(batch=32, steps=400, precision="float32")
     return config
 
 

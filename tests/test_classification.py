@@ -12,6 +12,7 @@ from stjax.metrics.classification import top_k_error
 from stjax.ops import mixing
 from stjax.tasks.classification import VideoClassification
 from stjax.viz import classes as pictures
+from tests import quick
 
 
 class Means(nn.Module):
@@ -35,12 +36,13 @@ def test_views_are_samples_in_training_and_averaged_in_evaluation():
     task, key = VideoClassification(Means(), 6), jax.random.key(0)
     several, each = a_batch((2,)), []
     variables = task.init(key, several)
-    loss, _ = task.loss(variables, several, key, 0)
+    loss = quick.jit(lambda batch: task.loss(variables, batch, key, 0)[0])
+    predict = quick.jit(lambda batch: task.predict(variables, batch, key))
     for view in range(2):
         one = {**several, "video": several["video"][:, view]}
-        each.append((task.loss(variables, one, key, 0)[0], task.predict(variables, one, key)))
-    np.testing.assert_allclose(loss, np.mean([x for x, _ in each]), rtol=1e-6)
-    scores = task.predict(variables, several, key)
+        each.append((loss(one), predict(one)))
+    np.testing.assert_allclose(loss(several), np.mean([x for x, _ in each]), rtol=1e-6)
+    scores = predict(several)
     np.testing.assert_allclose(scores, np.mean([p for _, p in each], 0), rtol=1e-6)
     np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-6)
     by_logits = VideoClassification(Means(), 6, average="logits").predict(variables, several, key)
@@ -81,10 +83,10 @@ def test_top_k_error():
 def test_a_mixed_batch_is_of_itself_and_its_reversal():
     video = jnp.arange(4.0)[:, None, None, None, None] * jnp.ones((4, 2, 8, 10, 1))
     targets = mixing.smoothed(jnp.arange(4), 4)
-    mix = jax.jit(mixing.mix, static_argnums=(3, 4))
+    mix = quick.jit(lambda key, *batch: mixing.mix(key, *batch, 0.8, 1.0))
     kinds = set()
     for seed in range(12):
-        mixed, wanted = mix(jax.random.key(seed), video, targets, 0.8, 1.0)
+        mixed, wanted = mix(jax.random.key(seed), video, targets)
         np.testing.assert_allclose(wanted.sum(1), 1, rtol=1e-6)
         # A clip's mean tells the share of each of its two, and the targets say the same.
         np.testing.assert_allclose(mixed.mean((1, 2, 3, 4)), wanted @ np.arange(4), rtol=1e-4)
@@ -97,7 +99,7 @@ def test_a_mixed_batch_is_of_itself_and_its_reversal():
 
 def test_erased_boxes():
     video = jnp.full((64, 2, 20, 30, 1), 9.0)
-    erase = jax.jit(mixing.erase, static_argnums=2)
+    erase = quick.jit(mixing.erase)
     erased = np.asarray(erase(jax.random.key(0), video, 1.0) != 9)
     share = erased.mean((1, 2, 3, 4))
     assert np.all((share > 0.01) & (share < 0.36))
@@ -123,11 +125,11 @@ def test_motions_are_pure_and_told_by_no_frame():
         key: np.stack([clips[i][key] for i in span]) for key in ("video", "label")
     }
     training, test = batch(range(400)), batch(range(400, 640))
-    scores = task.trivial(task.summary(training), test)
-    errors = {
-        name: float(task.metrics(score, test)["top1_error"][0].mean())
-        for name, score in scores.items()
+    score = lambda summary, batch: {
+        name: task.metrics(scores, batch)["top1_error"][0].mean()
+        for name, scores in task.trivial(summary, batch).items()
     }
+    errors = quick.jit(score)(quick.jit(task.summary)(training), test)
     assert all(0.7 < error < 1 for error in errors.values()), errors
 
 
@@ -163,7 +165,7 @@ def test_pictures():
     batch = {**a_batch((2,)), "weight": np.array([1, 1, 1, 0])}
     drawn = task.render(np.eye(6)[[0, 2, 2, 5]], batch)
     assert all(x.dtype == np.uint8 and x.shape[-1] == 3 for x in drawn.values())
-    right = (pictures._RIGHT == drawn["confusion"]).all(-1).sum()
-    wrong = (pictures._WRONG == drawn["confusion"]).all(-1).sum()
+    right = (drawn["confusion"] == pictures._RIGHT).all(-1).sum()
+    wrong = (drawn["confusion"] == pictures._WRONG).all(-1).sum()
     # Two classes are right and one is wrong; the padded clip counts nowhere.
     assert right > 1.5 * wrong > 0

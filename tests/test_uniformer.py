@@ -148,8 +148,8 @@ def test_inflated_kernels_see_a_still_clip_as_the_image():
     image["norm.num_batches_tracked"] = np.array(3)
     for centre in (False, True):
         inflated = convert.inflate(image, video, centre)
-        assert {k: v.shape for k, v in inflated.items()} == {k: v.shape for k, v in video.items()}
-        for name in ("patch_embed1.proj.weight", "blocks1.0.attn.weight", "blocks3.0.mlp.fc1.weight"):
+        assert inflated.keys() == video.keys()
+        for name in ("patch_embed1.proj.weight", "blocks1.0.attn.weight", "blocks3.0.mlp.fc1.bias"):
             mine = inflated[name].sum(2) if inflated[name].ndim == 5 else inflated[name]
             np.testing.assert_allclose(mine, image[name], rtol=1e-5)
         np.testing.assert_array_equal(inflated["head.weight"], video["head.weight"])

@@ -31,7 +31,7 @@ def write(path, frames=20, shade=0):
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     """Two classes of six videos."""
     for name, shade in (("run", 0), ("jump", 60)):
@@ -71,9 +71,7 @@ def test_folders_of_classes_become_clips(folder):
 def test_a_clip_is_drawn_by_index_and_place(folder):
     train = source(folder, augment="rand-m7-n4-mstd0.5-inc1", flip=True)
     first = train.at(3, 100)
-    for record in (train.at(3, 100), source(folder, **{
-        "augment": "rand-m7-n4-mstd0.5-inc1", "flip": True}).at(3, 100)):
-        np.testing.assert_array_equal(record["video"], first["video"])
+    np.testing.assert_array_equal(train.at(3, 100)["video"], first["video"])
     assert not np.array_equal(train.at(3, 101)["video"], first["video"])
 
     # Epochs differ; where a run goes on from makes no difference.
@@ -123,11 +121,8 @@ def test_videos_that_cannot_be_read(folder):
         path.write_bytes(b"not a video")
     with pytest.raises(ValueError, match=r"none of 2 videos can be read, first: .*jump.*5\.mp4"):
         len(source(folder, training=False))
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(ValueError, match="10 videos in a row cannot be read"),
-    ):
-        warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # pytest puts it back
+    with pytest.raises(ValueError, match="10 videos in a row cannot be read"):
         source(folder)[0]
 
 
@@ -153,7 +148,7 @@ def test_other_bad_input(tmp_path, monkeypatch):
     lists = VideoClips(
         f"lists:{tmp_path}/list.csv,{tmp_path}/list.csv", 2, 4, 16, True, root=str(tmp_path)
     )
-    with pytest.raises(ValueError, match="1 of 1 labels are not below 2, first 7 of .*list.csv"):
+    with pytest.raises(ValueError, match=r"1 of 1 labels are not below 2, first 7 of .*list\.csv"):
         len(lists)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         len(source(tmp_path / "none"))
@@ -188,7 +183,7 @@ def test_samplers_stay_within_the_video(length):
 
 @pytest.mark.parametrize("name", augment.OPERATIONS)
 def test_operations(name):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 200, (12, 18, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 200, (40, 48, 3), np.uint8))
     changed = augment.OPERATIONS[name](image, 0.7, -1)
     assert changed.size == image.size
     assert not np.array_equal(changed, image)

@@ -89,6 +89,8 @@ class VideoClips(OpenedLate):
         Raises:
             ValueError: in training, ten videos in a row that cannot be read; in testing, this one.
         """
+        if not 0 <= index < len(self):
+            raise IndexError(f"video {index} of {len(self)}")
         for k in range(min(_TRIES, len(self)) if self.training else 1):
             entry = self.entries[(index + k) % len(self)]
             try:
