@@ -43,8 +43,8 @@ def sheet(
     """
     context, truth, prediction = _checked(context, truth, prediction)
     scale = scale or _scale(truth, 48)
-    past = _spread(context.shape[1], columns)
-    future = _spread(truth.shape[1], columns)
+    past = spread(context.shape[1], columns)
+    future = spread(truth.shape[1], columns)
     rows = [
         ("context", context, past, 0),
         ("truth", truth, future, context.shape[1]),
@@ -67,7 +67,7 @@ def sheet(
                 top += _LINE
             _write(pen, _GAP, top + (height - _LINE) // 2, name)
             for column, time in enumerate(times):
-                frame = _enlarged(video[sequence, time], scale)
+                frame = enlarged(video[sequence, time], scale)
                 page.paste(Image.fromarray(frame), (_MARGIN + column * width, top))
             top += height
     return np.asarray(page)
@@ -108,7 +108,7 @@ def animation(
             left = _GAP + column * width
             _write(pen, left, _LINE, name)
             for row in range(shown):
-                frame = Image.fromarray(_enlarged(video[row, time], scale))
+                frame = Image.fromarray(enlarged(video[row, time], scale))
                 page.paste(frame, (left, 2 * _LINE + row * height))
         pages.append(np.asarray(page))
     return np.stack(pages)
@@ -143,12 +143,12 @@ def _scale(video: Video, least: int) -> int:
     return -(-least // min(video.shape[2:4]))
 
 
-def _spread(length: int, most: int) -> list[int]:
+def spread(length: int, most: int) -> list[int]:
     """All indices below `length`, or `most` of them evenly spaced from the first to the last."""
     return np.rint(np.linspace(0, length - 1, min(length, most))).astype(int).tolist()
 
 
-def _enlarged(frame: Float[np.ndarray, "h w c"], scale: int) -> Picture:
+def enlarged(frame: Float[np.ndarray, "h w c"], scale: int) -> Picture:
     if frame.shape[-1] != 3:
         frame = np.repeat(frame.mean(-1, keepdims=True), 3, axis=-1)
     pixels = np.rint(255 * np.clip(frame, 0, 1)).astype(np.uint8)
