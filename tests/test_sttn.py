@@ -1,6 +1,7 @@
 """STTN beyond what the golden files hold: sizes, options, training mode, what it can learn."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from configs import sttn as config
-from experiments.sttn import rmsprop
+from experiments.sttn import experiment, rmsprop
 from stjax.convert import sttn as convert
+from stjax.data import traffic
 from stjax.models.series.sttn import OPTIONS, STTN, VARIANTS, weight_penalty
 from stjax.ops.graph import chebyshev, scaled_laplacian
+from stjax.train import cli
 from tests import quick
 
 RING = np.roll(np.eye(5), 1, 0) + np.roll(np.eye(5), -1, 0)
@@ -137,6 +140,26 @@ def test_rmsprop_is_tensorflows():
         update, state = optimizer.update(jnp.full((), 3.0), state)
         mean_square = 0.9 * mean_square + 0.1 * 9
         assert update == pytest.approx(-rate * 3 / np.sqrt(mean_square), rel=1e-5)
+
+
+def test_one_command_trains_rolls_out_and_reports(tmp_path, capsys):
+    """The authors' network, which forecasts one step, on measured traffic's format."""
+    speed, _ = traffic.made(4, 3, 24)
+    np.savetxt(tmp_path / "V_4.csv", speed, "%.2f", ",")
+    np.savetxt(tmp_path / "W_4.csv", 2000 * (1 - np.eye(4)), "%d", ",")
+    fields = {
+        "data.source": "pemsd7", "data.path": tmp_path, "data.nodes": 4, "data.split": "(1,1,1)",
+        "data.minutes": 60, "data.context": 4, "data.horizon": 2, "model.variant": "official",
+        "model.features": 8, "model.blocks": 1, "train.steps": 2, "train.batch": 4,
+        "rmsprop.every": 1, "task.l2": 0.001, "run.eval_batch": 16, "run.mesh.data": 1,
+    }  # fmt: skip
+    arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+    cli.main(experiment, config, ["train", f"--workdir={tmp_path / 'run'}", *arguments])
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {"last_value", "historical_average"} <= set(report["trivial"])
+    assert len(report["metrics"]["mae_by_step"]) == 2
+    assert {path.split("-")[0] for path in report["pictures"]} == {"media/day", "media/horizon"}
+    assert "of the best trivial predictor's" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
