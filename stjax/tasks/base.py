@@ -9,8 +9,8 @@ Batch = dict[str, Any]
 Variables = dict[str, Any]
 # Metric name -> (values, weights): values (b, ...), one entry a sample; weights (b,). The engine
 # reports sum(values * weights) / sum(weights) over the whole set, so ragged batches count right.
-# A task that has `summarise(samples) -> {name: value}` is given the values of the whole set instead,
-# {name: numpy array, one entry a sample of weight above 0}, once, and what it returns is reported.
+# Where the task has `summarise(samples) -> {name: value}`, what it returns is reported instead; it
+# is called once, with the values of the whole set, {name: numpy array, an entry a sample}.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
