@@ -1,7 +1,7 @@
 """How well prediction errors tell abnormal frames from normal ones.
 
-As in Codes/evaluate.py of StevenLiuWen/ano_pred_cvpr2018@9e0f161 (Liu et al. 2018, 1712.09867), whose
-protocol the field follows. Scores are of regularity: high is normal. numpy, but for `psnr`.
+As in Codes/evaluate.py of StevenLiuWen/ano_pred_cvpr2018@9e0f161 (Liu et al. 2018, 1712.09867), a
+protocol that the field follows. Scores are of regularity: high is normal. numpy, but for `psnr`.
 """
 
 import jax.numpy as jnp
