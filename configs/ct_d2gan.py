@@ -28,9 +28,10 @@ def get_config(scale="tiny"):
     """Both discriminators, WGAN-GP; on made street scenes but at scale "paper"."""
     if scale not in ("tiny", "small", "paper"):
         raise ValueError(f"scale {scale!r} is none of ('tiny', 'small', 'paper')")
+    paper = scale == "paper"
     adam = dict(
-        name="adam", b1=0.5, b2=0.999, schedule="piecewise",
-        schedule_args=dict(boundaries=(7_000,), factor=0.1),
+        name="adam", b1=0.5, b2=0.999, schedule="piecewise" if paper else "constant",
+        schedule_args=dict(boundaries=(7_000,), factor=0.1) if paper else dict(),
     )
     config = ConfigDict(
         dict(
@@ -61,7 +62,6 @@ def get_config(scale="tiny"):
             ),
         )
     )
-    steady = dict(schedule="constant", schedule_args=dict())
     if scale == "small":
         config.data.update(
             source="surveillance", size=128, channels=1, count_train=1_000, length_train=120
@@ -73,8 +73,8 @@ def get_config(scale="tiny"):
         config.data.update(source="surveillance", context=4, size=32, channels=1)
         config.model.update(features=(8, 16, 32))
         config.critics.update(features=(8, 16, 32), time_strides=(1, 2, 2))
-        config.optimizer.generator.update(peak=2e-3, **steady)
-        config.optimizer.critics.update(peak=2e-4, **steady)
+        config.optimizer.generator.update(peak=2e-3)
+        config.optimizer.critics.update(peak=2e-4)
         config.train.update(batch=16, steps=1_000)
         config.run.update(eval_every=0, checkpoint_every=250, eval_batch=144, workers=0)
     return config

@@ -98,10 +98,13 @@ class Experiment:
 
 
 def _optimizers(section: ConfigDict, task: Task, steps: int) -> Optimizers:
-    """One, or one for each of the task's phases where the section is cut by their names."""
+    """One, or one for each of the task's phases where the section is cut by their names.
+
+    A phase that an arm of a study does without may keep its part.
+    """
     names = {phase.name for phase in phases(task)}
     if not names & set(section):
         return optimizer(**section, steps=steps)
-    if names != set(section):
+    if not names <= set(section):
         raise ValueError(f"optimizer: sections {sorted(section)} for phases {sorted(names)}")
     return {name: optimizer(**section[name], steps=steps) for name in names}
