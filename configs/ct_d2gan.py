@@ -75,7 +75,7 @@ def get_config(scale="tiny"):
         config.critics.update(features=(8, 16, 32), time_strides=(1, 2, 2))
         config.optimizer.generator.update(peak=2e-3)
         config.optimizer.critics.update(peak=2e-4)
-        config.train.update(batch=16, steps=1_000)
+        config.train.update(batch=8, steps=600)
         config.run.update(eval_every=0, checkpoint_every=250, eval_batch=144, workers=0)
     return config
 
