@@ -19,7 +19,6 @@ FACTS = {
         "ped2": {"auc": 0.972}, "avenue": {"auc": 0.859}, "shanghaitech": {"auc": 0.777}
     },
     "source": "tables of later papers, alike in three of them",
-    # What the paper's config is without its data.
 }
 
 
