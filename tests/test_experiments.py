@@ -87,7 +87,7 @@ def test_published_counts_of_convs5_and_its_baselines():
         "transformer": {"model.mixer": "transformer"},
     }
     for name, fields in arms.items():
-        experiment = build(override(config.get_config("paper"), offline(slug) | fields))
+        experiment = build(override(config.get_config("paper"), offline("convs5") | fields))
         assert abstract_params(experiment) == config.FACTS["parameters_of"][name], name
 
 
