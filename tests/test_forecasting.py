@@ -86,24 +86,30 @@ def test_what_was_not_observed_counts_nowhere(batch):
     value, gradient = jax.value_and_grad(loss)(whole, holes)
     assert np.isfinite(value)
     assert np.isfinite(gradient["params"]["rise"]).all()
-    scores = it.metrics(it.predict(whole, batch, None), holes)
-    mean, weight = scores["mae"]
-    assert weight.tolist() == [8, 7, 8]
-    error = np.abs(it.predict(whole, batch, None) - batch["series"][:, 3:])
-    error = np.delete(error[1].ravel(), 3)
-    np.testing.assert_allclose(mean[1], error.mean(), rtol=1e-5)
-    assert scores["mae_30min"][1].tolist() == [2, 1, 2]
+    forecast = it.predict(whole, batch, None)
+    sums, weight = it.metrics(forecast, holes)["mae"]
+    assert weight.tolist() == [1, 1, 1]
+    assert sums[..., 1].tolist() == [[2, 2, 2, 2], [2, 1, 2, 2], [2, 2, 2, 2]]
+    report = it.summarise({"mae": np.asarray(sums)})
+    error = np.abs(forecast - holes["series"][:, 3:])
+    assert report["mae"] == pytest.approx(np.nanmean(error), rel=1e-5)
+    assert report["mae_30min"] == pytest.approx(np.nanmean(error[:, 1]), rel=1e-5)
+    np.testing.assert_allclose(report["mae_by_step"], np.nanmean(error, (0, 2, 3)), rtol=1e-5)
 
 
 def test_metrics_are_at_the_minutes_that_the_horizon_holds(batch):
     it = task(ahead=(15, 40, 60, 75))
     truth = batch["series"][:, 3:]
-    scores = it.metrics(truth + np.arange(1.0, 5)[:, None, None], {**batch, "weight": np.ones(3)})
-    named = {f"{e}{s}" for e in ("mae", "mape", "mse") for s in ("", "_15min", "_60min")}
-    assert set(scores) == named | {"mae_by_step"}
-    np.testing.assert_allclose(scores["mae_60min"][0], 4, rtol=1e-4)
-    np.testing.assert_allclose(scores["mse_15min"][0], 1, rtol=1e-4)
-    np.testing.assert_allclose(scores["mae_by_step"][0], np.tile([1.0, 2, 3, 4], (3, 1)), rtol=1e-4)
+    scores = it.metrics(truth + np.arange(1.0, 5)[:, None, None], batch)
+    report = it.summarise({name: np.asarray(values) for name, (values, _) in scores.items()})
+    named = {f"{e}{s}" for e in ("mae", "mape", "rmse") for s in ("", "_15min", "_60min")}
+    assert set(report) == named | {"mae_by_step"}
+    assert report["mae_60min"] == pytest.approx(4, rel=1e-4)
+    assert report["rmse_60min"] == pytest.approx(4, rel=1e-4)
+    assert report["rmse"] == pytest.approx(np.sqrt((1 + 4 + 9 + 16) / 4), rel=1e-4)
+    shares = np.arange(1.0, 5)[:, None, None] / truth
+    assert report["mape"] == pytest.approx(shares.mean(), rel=1e-4)
+    np.testing.assert_allclose(report["mae_by_step"], [1, 2, 3, 4], rtol=1e-4)
 
 
 def test_trivial_predictors():

@@ -99,27 +99,34 @@ class SeriesForecast:
         return self._denormalised(forecasts)[:, : self.horizon]
 
     def metrics(self, predictions: Series, batch: Batch) -> Metrics:
-        """MAE, MAPE and MSE (its root is the RMSE) over the horizon and some minutes ahead.
+        """Of every sample and step the sum of each error, and of how many values it is: (b, h, 2).
 
-        A sample weighs as many values as were observed, so that the means over a set are masked
-        means over all its values; `mae_by_step` is the mean of the samples' own.
+        Raises:
+            ValueError: predictions that are not of the truth's shape.
         """
         truth = self._future(batch)
         if predictions.shape != truth.shape:
             raise ValueError(f"predictions: {predictions.shape} of a truth of {truth.shape}")
-        known = observed(truth)
-        weight = batch.get("weight", jnp.ones(len(truth)))
-        named = {f"_{minutes}min": [step] for minutes, step in self._reported().items()}
+        weight, known = batch.get("weight", jnp.ones(len(truth))), observed(truth)
         scores = {}
-        for suffix, steps in {"": slice(None), **named}.items():
-            for name in ("mae", "mape", "mse"):
-                mean, count = masked_error(
-                    name, predictions[:, steps], truth[:, steps], known[:, steps], (1, 2, 3)
-                )
-                scores[name + suffix] = (mean, weight * count)
-        by_step, _ = masked_error("mae", predictions, truth, known, (2, 3))
-        scores["mae_by_step"] = (by_step, weight)
+        for name in ("mae", "mape", "mse"):
+            mean, count = masked_error(name, predictions, truth, known, (2, 3))
+            scores[name] = (jnp.stack([mean * count, count], -1), weight)
         return scores
+
+    def summarise(self, samples: dict[str, Float[np.ndarray, "samples h 2"]]) -> dict[str, Any]:
+        """MAE, MAPE and RMSE of all values that were observed: in all, so far ahead, by step."""
+        totals = {name: values.sum(0, dtype=np.float64) for name, values in samples.items()}
+        named = {f"_{minutes}min": [step] for minutes, step in self._reported().items()}
+        report = {}
+        for suffix, steps in {"": slice(None), **named}.items():
+            for name, total in totals.items():
+                value, count = total[steps].sum(0)
+                value /= max(count, 1)
+                root = name == "mse"
+                report[("rmse" if root else name) + suffix] = float(value**0.5 if root else value)
+        value, count = totals["mae"].T
+        return {**report, "mae_by_step": (value / np.maximum(count, 1)).tolist()}
 
     def render(self, predictions: Series, batch: Batch) -> dict[str, Any]:
         """A day of some sensors, and errors by step beside the trivial predictors'."""
