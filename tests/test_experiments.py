@@ -23,8 +23,15 @@ def modules(slug):
     return config, importlib.import_module(f"experiments.{slug}").experiment
 
 
+def batch_of_one(experiment):
+    """Shapes alone, where the data are not at hand."""
+    source = experiment.data.train
+    record = source.spec if hasattr(source, "spec") else source[0]
+    return {name: np.asarray(x)[None] for name, x in record.items()}
+
+
 def abstract_params(experiment):
-    batch = {name: np.asarray(x)[None] for name, x in experiment.data.train[0].items()}
+    batch = batch_of_one(experiment)
     shapes = jax.eval_shape(experiment.task.init, jax.random.key(0), batch)
     return sum(x.size for x in jax.tree.leaves(shapes["params"]))
 
@@ -40,7 +47,7 @@ def test_paper_scale_has_the_published_number_of_parameters(slug):
 def test_paper_scale_costs_what_was_published(slug):
     config, build = modules(slug)
     task = (experiment := build(override(config.get_config("paper"), OFFLINE))).task
-    batch = {name: np.asarray(x)[None] for name, x in experiment.data.train[0].items()}
+    batch = batch_of_one(experiment)
     key = jax.random.key(0)
     variables = jax.eval_shape(task.init, key, batch)
     macs = flops.count(task.predict, variables, batch, key) / 2
@@ -56,7 +63,7 @@ def test_a_training_step_of_each_arm_can_be_traced(slug, scale):
     for name, fields in arms.items():
         assignments = OFFLINE | {field: str(value) for field, value in fields.items()}
         experiment = build(override(config.get_config(scale), assignments))
-        batch = {key: np.asarray(x)[None] for key, x in experiment.data.train[0].items()}
+        batch = batch_of_one(experiment)
         key = jax.random.key(0)
         variables = jax.eval_shape(experiment.task.init, key, batch)
         loss, _ = jax.eval_shape(experiment.task.loss, variables, batch, key, np.int32(0))
