@@ -10,17 +10,23 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import systems
+from stjax.tasks.base import phases
 from stjax.train import cli, flops, plan
 from stjax.train.config import override
 
 SLUGS = [row["slug"] for row in systems()]
-# Fewest pixels and frames that a paper's model accepts, for shapes alone.
-OFFLINE = {"data.digits": "sklearn", "run.workers": "0"}
+# What makes the data of a paper at hand, made where they are files.
+OFFLINE = {"ct_d2gan": {"data.source": "surveillance"}, "sttn": {"data.source": "made"}}
 
 
 def modules(slug):
     config = importlib.import_module(f"configs.{slug}")
     return config, importlib.import_module(f"experiments.{slug}").experiment
+
+
+def offline(slug):
+    """What makes a config's data at hand."""
+    return {**OFFLINE.get(slug, {"data.digits": "sklearn"}), "run.workers": "0"}
 
 
 def batch_of_one(experiment):
@@ -39,14 +45,14 @@ def abstract_params(experiment):
 @pytest.mark.parametrize("slug", SLUGS)
 def test_paper_scale_has_the_published_number_of_parameters(slug):
     config, build = modules(slug)
-    experiment = build(override(config.get_config("paper"), OFFLINE))
+    experiment = build(override(config.get_config("paper"), offline(slug)))
     assert abstract_params(experiment) == config.FACTS["parameters"]
 
 
 @pytest.mark.parametrize("slug", [s for s in SLUGS if "macs" in modules(s)[0].FACTS])
 def test_paper_scale_costs_what_was_published(slug):
     config, build = modules(slug)
-    task = (experiment := build(override(config.get_config("paper"), OFFLINE))).task
+    task = (experiment := build(override(config.get_config("paper"), offline(slug)))).task
     batch = batch_of_one(experiment)
     key = jax.random.key(0)
     variables = jax.eval_shape(task.init, key, batch)
@@ -61,13 +67,14 @@ def test_a_training_step_of_each_arm_can_be_traced(slug, scale):
     config, build = modules(slug)
     arms = {"default": {}, **(config.ablations() if scale == "tiny" else {})}
     for name, fields in arms.items():
-        assignments = OFFLINE | {field: str(value) for field, value in fields.items()}
+        assignments = offline(slug) | {field: str(value) for field, value in fields.items()}
         experiment = build(override(config.get_config(scale), assignments))
         batch = batch_of_one(experiment)
         key = jax.random.key(0)
         variables = jax.eval_shape(experiment.task.init, key, batch)
-        loss, _ = jax.eval_shape(experiment.task.loss, variables, batch, key, np.int32(0))
-        assert loss.shape == (), f"{slug} {scale} {name}"
+        for phase in phases(experiment.task):
+            loss, _ = jax.eval_shape(phase.loss, variables, batch, key, np.int32(0))
+            assert loss.shape == (), f"{slug} {scale} {name} {phase.name}"
 
 
 def test_published_counts_of_convs5_and_its_baselines():
@@ -80,7 +87,7 @@ def test_published_counts_of_convs5_and_its_baselines():
         "transformer": {"model.mixer": "transformer"},
     }
     for name, fields in arms.items():
-        experiment = build(override(config.get_config("paper"), OFFLINE | fields))
+        experiment = build(override(config.get_config("paper"), offline(slug) | fields))
         assert abstract_params(experiment) == config.FACTS["parameters_of"][name], name
 
 

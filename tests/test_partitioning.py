@@ -16,6 +16,7 @@ from stjax.layers.partitioning import recording
 from stjax.layers.sequence import sequence_layers
 from stjax.models.prediction.convs5 import MapSequence, PixelPredictor, VectorSequence
 from stjax.models.prediction.predformer import PredFormer
+from stjax.ops.s4 import fft_convolution
 from stjax.ops.sharding import at_edge
 from stjax.tasks.frame_prediction import FramePrediction
 from stjax.train import hlo
@@ -269,3 +270,20 @@ def test_time_that_is_cut_takes_its_share_of_the_memory(batch, data):
         return plan(convs5.experiment(config)).temporary_bytes
 
     assert temporaries(4) < 0.3 * temporaries(1)
+
+
+def test_fourier_transforms_leave_the_batch_where_it_is():
+    mesh = meshes.make({"data": 2, "fsdp": 2})
+    u, kernel = np.random.default_rng(0).random((8, 9, 2)), np.random.default_rng(1).random((2, 9))
+
+    def gradients(u, kernel):
+        return jax.grad(lambda *args: jnp.sum(fft_convolution(*args) ** 2), (0, 1))(u, kernel)
+
+    def cut(*args):
+        with meshes.ambient(mesh):
+            return gradients(*args)
+
+    args = jax.device_put((u, kernel), (meshes.batch_sharding(mesh), meshes.whole(mesh)))
+    program = quick.jit(cut).lower(*args).compile()
+    assert {one.kind for one in hlo.collectives(program.as_text())} == {"all-reduce"}
+    assert_same(jax.device_get(program(*args)), quick.jit(gradients)(u, kernel))
