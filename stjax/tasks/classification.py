@@ -101,14 +101,14 @@ class VideoClassification:
 
     def render(self, predictions: Scores, batch: Batch) -> dict[str, Any]:
         """The first clips with what was predicted of them; the batch's confusion matrix."""
-        labels, scores = np.asarray(batch["label"]), np.asarray(predictions)
-        video = np.asarray(_unit(batch["video"][:8]))
+        real = np.asarray(batch["weight"]) > 0 if "weight" in batch else slice(None)
+        labels, scores = np.asarray(batch["label"])[real], np.asarray(predictions)[real]
+        video = np.asarray(_unit(np.asarray(batch["video"])[real][:8]))
         video = video[:, video.shape[1] // 2] if video.ndim == 6 else video
         names = self.names or tuple(map(str, range(self.classes)))
-        real = np.asarray(batch["weight"]) > 0 if "weight" in batch else slice(None)
         return {
             "clips": pictures.predicted_clips(video, labels, scores, names),
-            "confusion": pictures.confusion(labels[real], scores.argmax(1)[real], names),
+            "confusion": pictures.confusion(labels, scores.argmax(1), names),
         }
 
     def summary(self, batch: Batch) -> dict[str, jax.Array]:
