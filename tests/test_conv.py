@@ -89,3 +89,34 @@ def test_the_gradient_of_a_kernel_alone():
 def test_what_does_not_fit_is_named(run, kernel, name):
     with pytest.raises(ValueError, match=f"^{name}"):
         run(jnp.zeros((1, 2, 2, 1)), jnp.zeros(kernel))
+
+
+@pytest.mark.parametrize(
+    ("grid", "window", "strides", "padding"),
+    [((9, 8), (4, 4), (2, 2), (1, 1)), ((6, 9, 8), (3, 4, 4), (2, 2, 2), (1, 1, 1)),
+     ((5, 6, 7), (2, 4, 4), (1, 1, 1), (0, 1, 1))],
+)
+def test_strides_and_padding_on_every_axis(grid, window, strides, padding):
+    """And the slope of a slope, which a penalty on gradients takes."""
+    axes = "DHW"[3 - len(grid) :]
+    reference = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding=[(side, side) for side in padding],
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )
+    ours = functools.partial(conv, strides=strides, padding=padding)
+
+    @quick.jit
+    def compare(x, kernel):
+        def penalty(run, kernel):
+            slope = jax.grad(lambda x: jnp.tanh(run(x, kernel)).sum())(x)
+            return jnp.square(slope).sum()
+
+        return [(run(x, kernel), jax.grad(penalty, 1)(run, kernel)) for run in (ours, reference)]
+
+    with jax.enable_x64(True):
+        a, b = compare(*draw((2, *grid, 3), (*window, 3, 2)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), a, b)
+    with pytest.raises(ValueError, match=r"^strides"):
+        conv(jnp.ones((1, *grid, 3)), jnp.ones((*window, 3, 2)), strides=(2,))

@@ -198,17 +198,6 @@ def test_verbs_leave_report_and_pictures(tmp_path, capsys):
     assert again["metrics"] == report["metrics"]
 
 
-def test_plan_allocates_nothing_and_counts(tmp_path, capsys):
-    mesh = ["--config.run.mesh.data=4", "--config.run.mesh.fsdp=2"]
-    main(toy.experiment, toy.CONFIGS, ["plan", *mesh])
-    out = capsys.readouterr().out
-    assert "parameters         4,225" in out
-    # Forward 2 (64 x 64 + 64) a sample; backward twice that, less the inputs' own gradient.
-    flops = 16 * 2 * (3 * (64 * 64 + 64) - 64 * 64)
-    assert f"FLOPs a step       {flops:.3e}" in out
-    assert "all-reduce" in out or "reduce-scatter" in out
-
-
 def test_mesh_sizes_are_checked():
     assert meshes.make({"data": -1, "fsdp": 2}).shape["data"] == 4
     with pytest.raises(ValueError, match="unknown axes"):

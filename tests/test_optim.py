@@ -34,6 +34,12 @@ def test_one_cycle_moves_the_learning_rate_and_adams_momentum():
     assert optim.hyperparameters(state)["learning_rate"] == pytest.approx(rates[-1], rel=1e-5)
 
 
+def test_a_piecewise_rate_falls_at_its_boundaries():
+    rate = optim.SCHEDULES["piecewise"](0.1, 9, boundaries=(3, 5), factor=0.5)
+    np.testing.assert_allclose([rate(k) for k in (0, 2, 3, 4, 5, 8)],
+                               [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
 def test_clipping_bounds_the_global_norm():
     params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
     huge = {"a": jnp.full(3, 1e3), "b": jnp.full(4, -1e3)}

@@ -11,12 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments import convs5
 from stjax.ops import sequence_parallel
 from stjax.ops.attention import Causal, FrameCausal, Full, SlidingWindow, attention
+from stjax.ops.conv import conv
 from stjax.ops.recurrence import linear_recurrence
-from stjax.train import flops
+from stjax.train import flops, hlo
 from stjax.train import mesh as meshes
 from stjax.train.cli import main
-from stjax.train.config import override
-from stjax.train.plan import collectives, plan
 from tests import quick
 
 ring_attention = functools.partial(attention, over_time=True)
@@ -116,11 +115,13 @@ def test_bfloat16_comes_back():
 
 
 def travelling(mesh, function, *arguments):
-    """Collectives of the function's program, for arguments that lie cut on the mesh."""
+    """Collectives of the function's program, by kind, for arguments that lie cut on the mesh."""
     timed, timeless = PartitionSpec("data", "sequence"), PartitionSpec("data")
     place = lambda x: jax.device_put(x, NamedSharding(mesh, timed if x.ndim > 2 else timeless))
     compiled = jax.jit(traced(mesh, function)).lower(*map(place, arguments)).compile()
-    return collectives(compiled.as_text())
+    found = hlo.totals(hlo.collectives(compiled.as_text()), mesh.shape)
+    assert {axes for _, axes in found} <= {("sequence",)}
+    return {kind: total for (kind, _), total in found.items()}
 
 
 def test_what_travels_does_not_depend_on_length_and_leaves_the_batch_where_it_is():
@@ -194,7 +195,7 @@ def test_a_ring_goes_no_further_than_the_mask_reaches():
     permutes = lambda mask: travelling(
         EIGHT, lambda *qkv: ring_attention(*qkv, mask), *qkv
     ).get("collective-permute", (0, 0))[0]
-    assert permutes(Full()) == 2  # keys and values, in the body of the loop
+    assert permutes(Full()) == 2 * 7  # keys and values, once from every other device
     assert permutes(SlidingWindow(0, 0)) == 0
 
 
@@ -223,6 +224,27 @@ def test_what_does_not_divide_is_named():
             under(FOUR, ring_attention)(*arguments)
 
 
+@pytest.mark.parametrize(("mesh", "steps"), [(FOUR, 8), (BOTH, 8), (FOUR, 6)])
+def test_frames_have_the_numbers_of_one_device(mesh, steps):
+    """Also where time does not divide, and so is not cut."""
+    x, kernel = array(0, (4, steps, 3, 3, 2)), array(1, (18, 5))
+
+    def frames(x, kernel):
+        by_frame = lambda x: (x.reshape(len(x), -1) @ kernel, jnp.tanh(x))
+        return sequence_parallel.over_frames(by_frame, x)
+
+    alone = under(ONE, values_and_gradients(frames))(x, kernel)
+    assert alone[1][0].shape == (4, steps, 5)
+    assert_close(under(mesh, values_and_gradients(frames))(x, kernel), alone, 1e-5)
+
+
+def test_frames_are_merged_where_they_lie():
+    convolve = lambda x, kernel: sequence_parallel.over_frames(lambda x: conv(x, kernel), x)
+    function = lambda x: convolve(x, array(1, (3, 3, 2, 5)))
+    for mesh in (FOUR, BOTH):
+        assert travelling(mesh, function, array(0, (4, 8, 6, 6, 2))) == {}
+
+
 def test_time_is_whole_without_such_a_mesh():
     assert sequence_parallel.ways() == 1
     with meshes.ambient(meshes.make({"data": 8})):
@@ -237,16 +259,3 @@ def test_a_clip_that_does_not_divide_is_refused_in_the_configs_words(capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "9 frames" in line
     assert "data.context + data.horizon - 1 (5 + 5 - 1)" in line
-
-
-@pytest.mark.slow
-def test_the_whole_network_is_cut_over_time():
-    """A fourth of the memory, but for the gradients: nothing of the clip is whole on a device."""
-    fields = {"data.horizon": "4", "train.batch": "1"}
-
-    def temporaries(ways):
-        mesh = {"run.mesh.data": "1", "run.mesh.sequence": str(ways)}
-        config = override(convs5.convs5.get_config("tiny"), fields | mesh)
-        return plan(convs5.experiment(config)).temporary_bytes
-
-    assert temporaries(4) < 0.4 * temporaries(1)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from stjax.data import Splits
+from stjax.layers.partitioning import named
 from stjax.tasks.base import Aux
 from stjax.train.cli import main
 from stjax.train.experiment import Experiment
@@ -20,7 +21,9 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(1)(nn.tanh(nn.Dense(self.width)(x)))
+        kernel = nn.linear.default_kernel_init
+        hidden = nn.Dense(self.width, kernel_init=named(kernel, "embed", "mlp"))(x)
+        return nn.Dense(1, kernel_init=named(kernel, "mlp", None))(nn.tanh(hidden))
 
 
 @dataclasses.dataclass(frozen=True)

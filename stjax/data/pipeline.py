@@ -101,10 +101,12 @@ class _Share:
 
     def __getitem__(self, index: int) -> Record | _Failure:
         step, row = divmod(index, self.rows.stop - self.rows.start)
-        record = int(self.order[(self.start + step) * self.batch + self.rows.start + row])
+        place = (self.start + step) * self.batch + self.rows.start + row
+        record = int(self.order[place])
         real = record < len(self.source)
+        read = getattr(self.source, "at", lambda index, place: self.source[index])
         try:
-            return {**self.source[record if real else 0], "weight": np.float32(real)}
+            return {**read(record if real else 0, place), "weight": np.float32(real)}
         except (ValueError, OSError) as error:
             return _Failure(error)
         except Exception as error:  # of a type that may not survive the way out of a process

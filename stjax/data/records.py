@@ -15,7 +15,9 @@ class Source(Protocol):
 
     A clip is `{"video": (t, h, w, c) uint8 or float in [0, 1], "id": () int32}`. Reading is pure:
     the same index gives the same record, in any order and in any process. A source that knows its
-    records' shapes beforehand has a `spec`, a record of zeros.
+    records' shapes beforehand has a `spec`, a record of zeros. One whose records look otherwise
+    each time they come (augmentation) has `at(index, place)`, pure as well, which `pipeline` then
+    reads by: the place is the record's in the sequence of all batches.
     """
 
     def __len__(self) -> int: ...

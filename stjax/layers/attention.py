@@ -22,6 +22,7 @@ class SelfAttention(nn.Module):
         qkv_bias: whether queries, keys and values have a bias.
         project: whether a linear map brings the heads together; without one they are concatenated.
         dropout: rate on what comes out (not on the attention weights).
+        out_init: initial kernel of the map that brings the heads together; None: `kernel_init`.
     """
 
     heads: int
@@ -30,6 +31,7 @@ class SelfAttention(nn.Module):
     project: bool = True
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    out_init: nn.initializers.Initializer | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -51,7 +53,7 @@ class SelfAttention(nn.Module):
         out = nn.DenseGeneral(
             x.shape[-1],
             axis=(-2, -1),
-            kernel_init=named(self.kernel_init, "heads", None, "embed"),
+            kernel_init=named(self.out_init or self.kernel_init, "heads", None, "embed"),
             name="out",
             **dtypes,
         )(out)

@@ -12,22 +12,33 @@ from stjax.ops.precision import promote
 
 
 class DepthwiseConv(nn.Module):
-    """Convolves every channel with its own kernel, kept as (row, column, channel), and adds a bias.
+    """Convolves every channel with its own kernel, kept as (*window, channel), and adds a bias.
 
-    The kernel starts as He et al. initialise by fan out: normal, of variance 2 / kernel_size^2.
+    Attributes:
+        kernel_size: the window's side, along every axis of the grid.
+        dilation: distance between the pixels under neighbouring entries of the kernel.
+        kernel_init: None: as He et al. initialise by fan out, normal of variance 2 over the
+            window's entries.
+        channels: name of the channels' axis (`stjax.layers.partitioning`).
     """
 
     kernel_size: int
     dilation: int = 1
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    channels: str = "mlp"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1])
-        init = nn.initializers.normal(2**0.5 / self.kernel_size)
-        kernel = self.param("kernel", named(init, None, None, "mlp"), shape, self.param_dtype)
-        zeros = named(nn.initializers.zeros, "mlp")
-        bias = self.param("bias", zeros, shape[-1:], self.param_dtype)
+    def __call__(self, x: Float[Array, "b *grid c"]) -> Float[Array, "b *grid c"]:
+        window = (self.kernel_size,) * (x.ndim - 2)
+        init = self.kernel_init
+        if init is None:
+            init = nn.initializers.normal((2 / self.kernel_size ** len(window)) ** 0.5)
+        init = named(init, *[None] * len(window), self.channels)
+        kernel = self.param("kernel", init, (*window, x.shape[-1]), self.param_dtype)
+        bias_init = named(self.bias_init, self.channels)
+        bias = self.param("bias", bias_init, x.shape[-1:], self.param_dtype)
         x, kernel, bias = promote((x, kernel, bias), self.dtype)
         return depthwise_conv(x, kernel, self.dilation) + bias

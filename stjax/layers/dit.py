@@ -20,6 +20,7 @@ from stjax.layers.attention import SelfAttention
 from stjax.layers.feed_forward import FeedForward
 from stjax.layers.partitioning import named
 from stjax.ops.positions import timestep_code
+from stjax.ops.sharding import at_edge
 
 xavier = nn.initializers.xavier_uniform()
 # No scale and no bias of its own: those come from the condition.
@@ -144,6 +145,7 @@ class DiTBlock(nn.Module):
         self, x: Float[Array, "b ... d"], c: Float[Array, "b k"], *, train: bool = False
     ) -> Float[Array, "b ... d"]:
         dim, types = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = at_edge(x)
         attention = self.attention or functools.partial(self_attention, self.heads, dim, **types)
         shift1, scale1, gate1, shift2, scale2, gate2 = AdaLNZero(6, dim, **types, name="adaln")(c)
         norm = functools.partial(self.norm, dtype=self.dtype)

@@ -25,6 +25,17 @@ def frame_group_norm(groups: int, channels: str = "embed", **options: Any) -> nn
     )
 
 
+def joint_layer_norm(**options: Any) -> nn.LayerNorm:
+    """LayerNorm over nodes and channels of each step together: x is (..., n, c), a scale each.
+
+    (Yu et al. 2018, STGCN, arXiv 1709.04875, whose code takes an epsilon of 1e-6, as here.)
+    """
+    axes = (-2, -1)
+    return nn.LayerNorm(
+        1e-6, reduction_axes=axes, feature_axes=axes, use_fast_variance=False, **options
+    )
+
+
 class QKNorm(nn.Module):
     """Queries and keys, each normalised with a scale of its own, so that logits stay bounded.
 

@@ -17,14 +17,21 @@ Method = Literal["auto", "shifted", "grouped"]
 
 
 def conv(
-    x: Float[Array, "n *grid i"], kernel: Float[Array, "*window i o"], dilation: int = 1
-) -> Float[Array, "n *grid o"]:
-    """Convolves at stride 1 with zero padding that keeps the size, in one to three dimensions.
+    x: Float[Array, "n *grid i"],
+    kernel: Float[Array, "*window i o"],
+    dilation: int = 1,
+    *,
+    strides: tuple[int, ...] | None = None,
+    padding: tuple[int, ...] | None = None,
+) -> Float[Array, "n *out o"]:
+    """Convolves in one to three dimensions, unless told otherwise with outputs of the inputs' size.
 
     Args:
         x: sequences, frames or clips.
         kernel: its window has as many axes as the grid.
         dilation: distance between the pixels under neighbouring entries of the kernel.
+        strides: distance between neighbouring outputs along each axis; None: 1.
+        padding: zeros on both sides of each axis; None: as many as keep the size at stride 1.
 
     Raises:
         ValueError: axes or channels of kernel and input that do not fit.
@@ -32,10 +39,19 @@ def conv(
     _check(x, kernel, kernel.ndim - 2)
     if kernel.shape[-2] != x.shape[-1]:
         raise ValueError(f"kernel: {kernel.shape} for inputs {x.shape} of {x.shape[-1]} channels")
-    direct = functools.partial(_direct, dilation=dilation)
+    strides = strides or (1,) * (x.ndim - 2)
+    if padding is None:
+        reach = [(side - 1) * dilation for side in kernel.shape[:-2]]
+        pads = tuple((total // 2, total - total // 2) for total in reach)
+    else:
+        pads = tuple((side, side) for side in padding)
+    if not len(strides) == len(pads) == x.ndim - 2:
+        raise ValueError(f"strides: {strides}, padding {padding}; one for each axis of {x.shape}")
+    options = {"dilation": dilation, "strides": strides, "pads": pads}
+    direct = functools.partial(_direct, **options)
     if x.ndim < 5:
         return direct(x, kernel)
-    frames = functools.partial(_by_frames, dilation=dilation)
+    frames = functools.partial(_by_frames, **options)
     return lax.platform_dependent(x, kernel, cpu=frames, default=direct)
 
 
@@ -83,30 +99,31 @@ def _check(x, kernel, axes):
         )
 
 
-def _direct(x, kernel, dilation, groups=1):
+def _direct(x, kernel, dilation, strides=None, pads="SAME", groups=1):
     axes = x.ndim - 2
     grid = "DHW"[-axes:]
     return lax.conv_general_dilated(
         x,
         kernel,
-        (1,) * axes,
-        "SAME",
+        strides or (1,) * axes,
+        pads,
         rhs_dilation=(dilation,) * axes,
         dimension_numbers=(f"N{grid}C", f"{grid}IO", f"N{grid}C"),
         feature_group_count=groups,
     )
 
 
-def _by_frames(x, kernel, dilation):
+def _by_frames(x, kernel, dilation, strides, pads):
     """Convolves frames, with the frames under the kernel side by side as channels."""
-    time, taps = x.shape[1], kernel.shape[0]
-    before = (taps - 1) * dilation // 2
-    padded = jnp.pad(x, ((0, 0), (before, (taps - 1) * dilation - before), *[(0, 0)] * 3))
-    under = [padded[:, k * dilation : k * dilation + time] for k in range(taps)]
-    frames = jnp.concatenate(under, -1).reshape(-1, *x.shape[2:4], taps * x.shape[4])
+    padded, taps = jnp.pad(x, ((0, 0), pads[0], *[(0, 0)] * 3)), kernel.shape[0]
+    last = padded.shape[1] - (taps - 1) * dilation
+    under = [padded[:, k * dilation : k * dilation + last : strides[0]] for k in range(taps)]
+    frames = jnp.concatenate(under, -1)
     kernel = jnp.moveaxis(kernel, 0, 2)
-    out = _direct(frames, kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1]), dilation)
-    return out.reshape(*x.shape[:4], -1)
+    kernel = kernel.reshape(*kernel.shape[:2], -1, kernel.shape[-1])
+    merged = frames.reshape(-1, *frames.shape[2:])
+    out = _direct(merged, kernel, dilation, strides[1:], pads[1:])
+    return out.reshape(*frames.shape[:2], *out.shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -1,6 +1,6 @@
 """How loops are compiled."""
 
-import jax
+from stjax.ops.backend import backend
 
 # Longer loops would take too long to compile one trip after another.
 _LONGEST_UNROLLED = 32
@@ -12,5 +12,5 @@ def trips_at_once(length: int) -> int:
     All of a short loop's on a CPU, where XLA's convolutions run up to twenty times slower within a
     loop than outside it; else one.
     """
-    unrolled = jax.default_backend() == "cpu" and length <= _LONGEST_UNROLLED
+    unrolled = backend() == "cpu" and length <= _LONGEST_UNROLLED
     return length if unrolled else 1

@@ -8,7 +8,7 @@ import functools
 import json
 import pathlib
 
-import jax
+from stjax.ops.backend import backend
 
 # Rows (longest length, method), the last without end.
 Rows = list[tuple[int | None, str]]
@@ -26,13 +26,13 @@ EXPECTED: dict[str, Rows] = {
 
 
 def fastest(operator: str, length: int) -> str:
-    """The method that `operator` should use for `length` steps on the default backend.
+    """The method that `operator` should use for `length` steps on the backend traced for.
 
     Args:
         operator: a key of EXPECTED.
         length: steps along time; of attention the square root of the number of logits.
     """
-    rows = _table().get(jax.default_backend(), {}).get(operator, EXPECTED[operator])
+    rows = _table().get(backend(), {}).get(operator, EXPECTED[operator])
     return next(method for longest, method in rows if longest is None or length <= longest)
 
 

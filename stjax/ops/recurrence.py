@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from stjax.ops import pallas, sequence_parallel, sharding
+from stjax.ops.backend import backend
 from stjax.ops.measured import fastest
 
 State = Inexact[Array, "..."]
@@ -127,7 +128,7 @@ def _sequential(decay, inputs, initial, axis, reverse):
     if len(decay) == 1:
         decay = jnp.broadcast_to(decay, (1, *shape[1:]))
     whole = sharding.ways("tensor") == 1  # a cut of the channels is lost in one long axis
-    if jax.default_backend() == "cpu" and decay.shape[1:] == shape[1:] and whole:
+    if backend() == "cpu" and decay.shape[1:] == shape[1:] and whole:
         # As one long axis: a state of several XLA hands out to threads, at every step anew, and two
         # thirds of the time are gone with it.
         decay, inputs = (array.reshape(len(array), -1) for array in (decay, inputs))

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex, Complex128, Float, Float64
 
+from stjax.ops import sharding
 from stjax.ops.ssm import hippo_normal
 
 
@@ -217,9 +218,13 @@ def fft_convolution(
     kernel = kernel[:, :length]
     dtype = jnp.result_type(u, kernel, jnp.float32)
     size = _smooth(length + kernel.shape[1] - 1)
-    transform = lambda x, axis: jnp.fft.rfft(x.astype(dtype), size, axis)
-    y = jnp.fft.irfft(transform(u, 1) * transform(kernel.T, 0), size, 1)
-    return y[:, :length].astype(u.dtype)
+
+    def convolve(u, kernel):
+        transform = lambda x, axis: jnp.fft.rfft(x.astype(dtype), size, axis)
+        y = jnp.fft.irfft(transform(u, 1) * transform(kernel.T, 0), size, 1)
+        return y[:, :length].astype(u.dtype)
+
+    return sharding.over_batch(convolve, u, kernel)
 
 
 def _check(system, step):

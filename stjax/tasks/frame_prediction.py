@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from stjax.metrics import baselines, video
 from stjax.ops import sequence_parallel
+from stjax.ops.pixels import unit_range
 from stjax.processes.autoregressive import generate
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.tasks.losses import LOSSES
@@ -198,13 +199,6 @@ class FramePrediction:
 
     def _future(self, batch: Batch) -> Video:
         return unit_range(batch["video"])[:, self.context : self.context + self.test_horizon]
-
-
-def unit_range(frames: Any) -> Video:
-    """uint8 frames, or frames in [0, 1], as float32 in [0, 1]."""
-    if frames.dtype == jnp.uint8:
-        return jnp.asarray(frames, jnp.float32) / 255
-    return jnp.asarray(frames)
 
 
 # Sides of the windows that a frame has to hold.

@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stjax.metrics import baselines, video
 from stjax.ops.patches import patchify, unpatchify
+from stjax.ops.pixels import unit_range
 from stjax.processes import gaussian_diffusion as diffusion
 from stjax.processes.gaussian_diffusion import GaussianDiffusion
 from stjax.processes.space_time_masks import FAMILIES, SpaceTimeMasks, uniforms
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
-from stjax.tasks.frame_prediction import unit_range
 from stjax.viz import frames as pictures
 
 Latents = Float[Array, "b t h w c"]

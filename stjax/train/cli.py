@@ -46,6 +46,8 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
     slug = module.__name__.rpartition(".")[2]
     arguments, overrides = _parse(slug, module.__doc__ or "", argv)
     _set_up_jax(arguments.devices)
+    if arguments.topology:
+        jax.config.update("jax_platforms", "cpu")
     try:
         hosts.start(
             arguments.coordinator, arguments.processes, arguments.process,
@@ -105,9 +107,9 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
 
 def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Prints what a step will cost on the mesh asked for."""
-    del workdir, arguments
+    del workdir
     if hosts.first():
-        print(plan(experiment))
+        print(plan(experiment, arguments.topology))
 
 
 # "ablate" and "reproduce" belong here too; they need more than one experiment.
@@ -127,6 +129,7 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
     parser.add_argument("--workdir", help="run directory (runs/<slug>-<scale>)")
     parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
     parser.add_argument("--devices", type=int, default=0, help="simulate this many CPU devices")
+    parser.add_argument("--topology", help="plan for chips not at hand: v5e:4x4, h200x8")
     many = parser.add_argument_group("many processes (Slurm and Open MPI need none of these)")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     many.add_argument("--processes", type=int, help="how many there are")
@@ -134,6 +137,8 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
     many.add_argument("--distributed", action="store_true", help="let JAX find the others (TPUs)")
     many.add_argument("--wait", type=int, default=300, help="seconds that the others have to come")
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.topology and (arguments.verb != "plan" or arguments.devices):
+        parser.error("--topology goes with the verb plan, and without --devices")
     overrides = {}
     for item in rest:
         field, separator, value = item.removeprefix("--config.").partition("=")

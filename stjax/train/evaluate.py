@@ -31,6 +31,26 @@ class Mean:
         return {name: (total / weight).tolist() for name, (total, weight) in self._sums.items()}
 
 
+class Samples:
+    """The metrics of every sample, in the set's order, and what the task makes of them all."""
+
+    def __init__(self, summarise: Callable[[dict[str, np.ndarray]], Report]):
+        self._summarise, self._parts = summarise, {}
+
+    def add(self, metrics: dict[str, tuple[Any, Any]]) -> None:
+        for name, (values, weights) in metrics.items():
+            real = np.asarray(weights) > 0
+            self._parts.setdefault(name, []).append(np.asarray(values)[real])
+
+    @property
+    def result(self) -> Report:
+        return self._summarise({name: np.concatenate(x) for name, x in self._parts.items()})
+
+
+def _collector(task: Task) -> Mean | Samples:
+    return Samples(task.summarise) if hasattr(task, "summarise") else Mean()
+
+
 def predictor(task: Task) -> Callable[..., Any]:
     """Jitted `(variables, batch) -> predictions`."""
     return jax.jit(lambda variables, batch: task.predict(variables, batch, jax.random.key(0)))
@@ -49,10 +69,10 @@ def evaluate(
         batches: cut over devices, of which this process may hold a part.
         everywhere: the sharding in which each of them holds all, as every process needs results.
     """
-    score, mean = jax.jit(task.metrics, out_shardings=everywhere), Mean()
+    score, found = jax.jit(task.metrics, out_shardings=everywhere), _collector(task)
     for batch in batches:
-        mean.add(jax.device_get(score(predict(variables, batch), batch)))
-    return mean.result
+        found.add(jax.device_get(score(predict(variables, batch), batch)))
+    return found.result
 
 
 def evaluate_trivial(
@@ -71,8 +91,8 @@ def evaluate_trivial(
         ),
         out_shardings=everywhere,
     )
-    means: dict[str, Mean] = {}
+    found: dict[str, Mean | Samples] = {}
     for batch in batches:
         for name, metrics in jax.device_get(score(batch)).items():
-            means.setdefault(name, Mean()).add(metrics)
-    return {name: mean.result for name, mean in means.items()}
+            found.setdefault(name, _collector(task)).add(metrics)
+    return {name: each.result for name, each in found.items()}

@@ -5,11 +5,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import optax
 from ml_collections import ConfigDict
 
-from stjax.tasks.base import Task
+from stjax.tasks.base import Task, phases
 from stjax.train.optim import optimizer
+from stjax.train.state import Optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +65,15 @@ class Experiment:
     Attributes:
         task: what is learned; knows the model.
         data: `stjax.data.Splits`, random-access sources `train` and `test`.
-        optimizer: an optax transformation over `train.steps` steps.
+        optimizer: an optax transformation over `train.steps` steps, or one for each of the task's
+            phases by name.
         train, run: settings that do and do not change the result.
         config: the whole config as plain nested dicts, kept with every checkpoint.
     """
 
     task: Task
     data: Any
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizers
     train: TrainSettings
     run: RunSettings
     config: dict[str, Any]
@@ -84,7 +85,7 @@ class Experiment:
         return cls(
             task=task,
             data=data,
-            optimizer=optimizer(**config.optimizer, steps=train.steps),
+            optimizer=_optimizers(config.optimizer, task, train.steps),
             train=train,
             run=RunSettings(**config.run),
             config=json.loads(config.to_json_best_effort()),
@@ -94,3 +95,16 @@ class Experiment:
     def identity(self) -> dict[str, Any]:
         """The part of the config that a checkpoint must share to be continued."""
         return {name: part for name, part in self.config.items() if name not in ("run", "test")}
+
+
+def _optimizers(section: ConfigDict, task: Task, steps: int) -> Optimizers:
+    """One, or one for each of the task's phases where the section is cut by their names.
+
+    A phase that an arm of a study does without may keep its part.
+    """
+    names = {phase.name for phase in phases(task)}
+    if not names & set(section):
+        return optimizer(**section, steps=steps)
+    if not names <= set(section):
+        raise ValueError(f"optimizer: sections {sorted(section)} for phases {sorted(names)}")
+    return {name: optimizer(**section[name], steps=steps) for name in names}

@@ -234,7 +234,8 @@ class _Logs:
         means["steps_per_second"] = (step - self._since) / (now - self._clock)
         self._since, self._clock = step, now
         self._writer.scalars(step, "train", means)
-        return f"loss {means['loss']:.4g}"
+        losses = [name for name in means if name.rpartition("/")[2] == "loss"]
+        return ", ".join(f"{name} {means[name]:.4g}" for name in losses)
 
 
 class _Signals:

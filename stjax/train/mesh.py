@@ -124,4 +124,7 @@ def _spec(shape, names, mesh):
         free = cut[k] is None and axis not in cut and not (axis == "fsdp" and small)
         if free and mesh[axis] > 1 and shape[k] % mesh[axis] == 0:
             cut[k] = axis
+    # As jax writes the specs of what a step returns: else the next step would be compiled anew.
+    while cut and cut[-1] is None:
+        cut.pop()
     return PartitionSpec(*cut)

@@ -69,11 +69,20 @@ def constant(peak: float, steps: int) -> Schedule:
     return optax.constant_schedule(peak)
 
 
+def piecewise(
+    peak: float, steps: int, *, boundaries: tuple[int, ...] = (), factor: float = 0.1
+) -> Schedule:
+    """Multiplied by `factor` from each of the steps in `boundaries` on (PyTorch's MultiStepLR)."""
+    del steps
+    return optax.piecewise_constant_schedule(peak, dict.fromkeys(boundaries, factor))
+
+
 SCHEDULES = {
     "one_cycle": one_cycle,
     "warmup_cosine": warmup_cosine,
     "epoch_cosine": epoch_cosine,
     "constant": constant,
+    "piecewise": piecewise,
 }
 
 

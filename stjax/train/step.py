@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from flax import jax_utils
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
@@ -14,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from stjax.layers.partitioning import recording
 from stjax.tasks.base import Batch, Task
 from stjax.train import mesh as meshes
-from stjax.train.state import TrainState, create, update
+from stjax.train.state import Optimizers, TrainState, create, update
 
 MODES = ("jit", "pmap")
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -37,7 +36,7 @@ class Stepper:
     """
 
     task: Task
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizers
     mesh: Mesh
     key: jax.Array
     example: Batch

@@ -1,6 +1,6 @@
 """Lines over a common axis: error against horizon, loss against step. pillow only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH, _HEIGHT = 640, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 150, 30, 36  # margins
-_INK, _RULE = (20, 20, 20), (225, 225, 225)
+_INK, _RULE, _SHADE = (20, 20, 20), (225, 225, 225), (250, 228, 214)
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -19,6 +19,7 @@ def curves(
     title: str = "",
     axis: str = "frame",
     first: int = 1,
+    marked: Iterable[int] = (),
 ) -> UInt8[np.ndarray, "360 640 3"]:
     """One line a name, labelled at its end, from 0 (or the least value below it) up.
 
@@ -27,6 +28,7 @@ def curves(
         title: what is drawn, with its unit.
         axis: what is counted along the axis.
         first: the first value's place on the axis.
+        marked: places on the axis that are shaded.
 
     Raises:
         ValueError: nothing finite to draw.
@@ -47,6 +49,9 @@ def curves(
     write = lambda x, y, text, anchor, colour=_INK: pen.text(
         (x, y), text, colour, ImageFont.load_default(), anchor
     )
+    for x in marked:
+        left, right = (across(min(max(x + half, first), last)) for half in (-0.5, 0.5))
+        pen.rectangle([left, up(high), right, up(low)], _SHADE)
     write(_LEFT, _TOP // 2, title, "lm")
     write(_WIDTH - _RIGHT, _HEIGHT - 6, axis, "rs")
     for y in ticks:

@@ -46,8 +46,8 @@ def sheet(
         ValueError: arrays that do not belong together.
     """
     context, truth, prediction = _checked(context, truth, prediction)
-    past = _spread(context.shape[1], columns)
-    future = _spread(truth.shape[1], columns)
+    past = spread(context.shape[1], columns)
+    future = spread(truth.shape[1], columns)
     blocks = [
         [
             ("context", context[k, past], _counted(past, 1)),
@@ -91,7 +91,7 @@ def strips(blocks: Sequence[Sequence[Strip]], *, scale: int | None = None) -> Pi
                 top += _LINE
             _write(pen, _GAP, top + (height - _LINE) // 2, name)
             for column, frame in enumerate(frames):
-                picture = Image.fromarray(_enlarged(frame, scale))
+                picture = Image.fromarray(enlarged(frame, scale))
                 page.paste(picture, (_MARGIN + column * width, top))
             top += height
         top += 2 * _GAP
@@ -158,7 +158,7 @@ def moving(
         for column, name in enumerate(columns):
             _write(pen, margin + column * width, _LINE, name)
             for row, videos in enumerate(rows):
-                frame = Image.fromarray(_enlarged(videos[name][time], scale))
+                frame = Image.fromarray(enlarged(videos[name][time], scale))
                 page.paste(frame, (margin + column * width, 2 * _LINE + row * height))
         for row, name in enumerate(names):
             _write(pen, _GAP, 2 * _LINE + row * height + (height - _LINE) // 2, name)
@@ -208,12 +208,12 @@ def _counted(times: Sequence[int], first: int) -> list[str]:
     return [str(first + time) for time in times]
 
 
-def _spread(length: int, most: int) -> list[int]:
+def spread(length: int, most: int) -> list[int]:
     """All indices below `length`, or `most` of them evenly spaced from the first to the last."""
     return np.rint(np.linspace(0, length - 1, min(length, most))).astype(int).tolist()
 
 
-def _enlarged(frame: Float[np.ndarray, "h w c"], scale: int) -> Picture:
+def enlarged(frame: Float[np.ndarray, "h w c"], scale: int) -> Picture:
     if frame.shape[-1] != 3:
         frame = np.repeat(frame.mean(-1, keepdims=True), 3, axis=-1)
     pixels = np.rint(255 * np.clip(frame, 0, 1)).astype(np.uint8)

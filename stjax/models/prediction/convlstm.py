@@ -12,6 +12,8 @@ from stjax.ops.conv import conv
 from stjax.ops.conv_recurrence import conv_scan
 from stjax.ops.patches import patchify, unpatchify
 from stjax.ops.precision import promote
+from stjax.ops.sequence_parallel import over_frames
+from stjax.ops.sharding import at_edge
 
 # One (cell, hidden) a layer, and the last output in patches, which may be the next input.
 State = tuple[tuple[conv_lstm.State, ...], Float[Array, "b h w d"]]
@@ -93,11 +95,9 @@ class ConvLSTM(nn.Module):
         states = [None] * len(layers) if state is None else list(state[0])
         hidden = frames
         for i, layer in enumerate(layers):
-            hidden, states[i] = layer(hidden, states[i])
+            hidden, states[i] = layer(at_edge(hidden), states[i])
         hidden, readout = promote((hidden, readout), self.dtype)
-        batch, steps = hidden.shape[:2]
-        out = conv(hidden.reshape(-1, *hidden.shape[2:]), readout)
-        out = out.reshape(batch, steps, *out.shape[1:])
+        out = over_frames(lambda frames: conv(frames, readout), hidden)
         return out, (tuple(states), out[:, -1])
 
     def _see_own_outputs(self, layers, readout, frames, state, truth):

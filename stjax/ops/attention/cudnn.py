@@ -10,6 +10,8 @@ def lacks(q, k, v, mask, plain, backend):
     """Why this method cannot do it; nothing if it can."""
     if backend != "gpu":
         return f"{mask} runs on {backend}, not on a GPU"
+    if jax.default_backend() != "gpu":
+        return "cuDNN is needed to compile for it, and there is no GPU here"
     if not isinstance(mask, Full | Causal | SlidingWindow) or mask.after not in (None, 0):
         return f"{mask} is not one of cuDNN's masks"
     if q.shape[1] > k.shape[1]:

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
@@ -11,6 +10,7 @@ from stjax.ops.attention import chunked, cudnn, ring, windowed
 from stjax.ops.attention.chunked import Start
 from stjax.ops.attention.dense import LogSumExp, Output, dense, visible
 from stjax.ops.attention.masks import Full, Mask, Windows
+from stjax.ops.backend import backend
 from stjax.ops.measured import fastest
 
 METHODS = ("auto", "dense", "chunked", "windowed", "cudnn", "pallas")
@@ -71,7 +71,7 @@ def attention(
     """
     q, k, v = _checked(q, k, v, mask, bias, key_mask, query_start, key_start, block)
     at_start = chunked.known(query_start, key_start) and (query_start, key_start) == (0, 0)
-    backend = jax.default_backend()
+    platform = backend()
     plain = bias is None and key_mask is None
     if over_time and sequence_parallel.ways() > 1:
         if not (at_start and plain) or with_logsumexp or dropout:
@@ -84,8 +84,8 @@ def attention(
         "dense": "",
         "chunked": "",
         "windowed": windowed.lacks(mask, at_start),
-        "cudnn": cudnn.lacks(q, k, v, mask, at_start and plain and not with_logsumexp, backend),
-        "pallas": _pallas_lacks(mask, at_start and plain, backend),
+        "cudnn": cudnn.lacks(q, k, v, mask, at_start and plain and not with_logsumexp, platform),
+        "pallas": _pallas_lacks(mask, at_start and plain, platform),
     }
     if dropout:
         lacks |= dict.fromkeys(lacks, "weights are dropped where all of them are at hand") | {
@@ -104,7 +104,7 @@ def attention(
     if method == "windowed":
         y, lse = windowed.windowed(q, k, v, mask, bias, key_mask, scale)
     elif method == "pallas":
-        y, lse = _kernel(backend)(q, k, v, mask, scale=scale, block_q=block, block_k=block)
+        y, lse = _kernel(platform)(q, k, v, mask, scale=scale, block_q=block, block_k=block)
     else:
         bias = None if bias is None else windowed.spread(bias, mask)
         places = {"query_start": query_start, "key_start": key_start}
@@ -154,15 +154,15 @@ def _fastest(q, k, lacks):
     return next(method for method in wanted if not lacks[method])
 
 
-def _pallas_lacks(mask, plain, backend):
-    if backend not in ("gpu", "tpu"):
-        return f"{mask} runs on {backend}, not on a GPU or TPU"
+def _pallas_lacks(mask, plain, platform):
+    if platform not in ("gpu", "tpu"):
+        return f"{mask} runs on {platform}, not on a GPU or TPU"
     return "" if plain else "there is a bias, a key mask, or a start other than 0"
 
 
-def _kernel(backend):
-    """The backend's kernel; imported when it is wanted, because Pallas takes a second."""
-    if backend == "gpu":
+def _kernel(platform):
+    """The platform's kernel; imported when it is wanted, because Pallas takes a second."""
+    if platform == "gpu":
         from stjax.ops.attention.pallas_gpu import block_sparse_attention
     else:
         from stjax.ops.attention.pallas_tpu import block_sparse_attention

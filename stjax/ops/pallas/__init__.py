@@ -4,16 +4,16 @@ The kernels' modules are imported where they run: a CPU needs nothing of Pallas.
 cut kernels over a mesh: there, call them within `jax.shard_map(..., check_vma=False)`.
 """
 
-import jax
+from stjax.ops.backend import backend
 
 
 def target() -> str:
-    """The default backend, "gpu" or "tpu".
+    """The platform that is traced for, "gpu" or "tpu".
 
     Raises:
         ValueError: there are no kernels for it.
     """
-    backend = jax.default_backend()
-    if backend not in ("gpu", "tpu"):
-        raise ValueError(f"method: 'pallas' needs a gpu or tpu; the backend is {backend}")
-    return backend
+    platform = backend()
+    if platform not in ("gpu", "tpu"):
+        raise ValueError(f"method: 'pallas' needs a gpu or tpu; the backend is {platform}")
+    return platform
