@@ -100,6 +100,50 @@ class CrossAttention(nn.Module):
         )(attention(project(x, "query"), *keys_values))
 
 
+class MultiHeadAttention(nn.Module):
+    """Queries, keys and values each from a sequence of their own, as `nn.MultiheadAttention`.
+
+    That is what positions are for that are added to queries and keys, and not to values.
+
+    Attributes:
+        heads: they share the channels of the queries equally.
+    """
+
+    heads: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Float[Array, "b n d"],
+        keys: Float[Array, "b m d"],
+        values: Float[Array, "b m d"],
+        bias: Float[Array, "..."] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """`bias` is added to the logits: it broadcasts to (b, heads, n, m)."""
+        channels = queries.shape[-1]
+        if channels % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide {channels} channels")
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        named_inputs = {"query": queries, "key": keys, "value": values}
+        q, k, v = (
+            nn.DenseGeneral(
+                (self.heads, channels // self.heads),
+                kernel_init=named(self.kernel_init, "embed", "heads", None),
+                bias_init=named(nn.initializers.zeros, "heads", None),
+                name=name,
+                **dtypes,
+            )(x)
+            for name, x in named_inputs.items()
+        )
+        from_heads = named(self.kernel_init, "heads", None, "embed")
+        return nn.DenseGeneral(
+            channels, axis=(-2, -1), kernel_init=from_heads, name="out", **dtypes
+        )(attention(q, k, v, bias=bias))
+
+
 class StreamingAttention(nn.Module):
     """Attention over time, with a cache of keys and values; a causal mixer.
 

@@ -1,9 +1,10 @@
 """Residual networks that turn frames into maps and maps into frames.
 
-TECO's (Yan et al., arXiv 2210.02396), which ConvS5 keeps (arXiv 2310.19694). All of them see
-single frames: leading axes, time among them, are carried along.
+He et al.'s (arXiv 1512.03385), and TECO's (Yan et al., arXiv 2210.02396), which ConvS5 keeps (arXiv
+2310.19694). All of them see single frames: leading axes, time among them, are carried along.
 """
 
+import functools
 from typing import Any
 
 import einops
@@ -13,6 +14,107 @@ from jaxtyping import Array, Float
 
 from stjax.layers.norm import frame_group_norm
 from stjax.layers.partitioning import named
+from stjax.layers.repeat import repeat
+
+Maps = Float[Array, "... h w c"]
+
+
+class ResidualBlock(nn.Module):
+    """relu(x + h), h: convolutions, each with a BatchNorm after it, and ReLUs between them.
+
+    Two of 3x3, or, with a bottleneck, of 1x1, 3x3 and 1x1. (He et al., arXiv 1512.03385; the stride
+    lies on the 3x3 one, as in torchvision.) Where the shape changes, a 1x1 convolution with a
+    BatchNorm stands in for x.
+
+    Attributes:
+        features: channels; with a bottleneck four times as many come out.
+        stride: of the first 3x3 convolution.
+        bottleneck: whether to narrow before the 3x3 convolution and widen after it.
+    """
+
+    features: int
+    stride: int = 1
+    bottleneck: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Maps, _: None, train: bool) -> tuple[Maps, None]:
+        if self.bottleneck:
+            wide = 4 * self.features
+            plan = [(1, self.features, 1), (3, self.features, self.stride), (1, wide, 1)]
+        else:
+            plan = [(3, self.features, self.stride), (3, self.features, 1)]
+        layer = functools.partial(_conv_norm, self, train=train)
+        h = x
+        for k, (side, features, stride) in enumerate(plan):
+            before, after = "mlp" if k else "embed", "mlp" if k + 1 < len(plan) else "embed"
+            h = layer(h if k == 0 else nn.relu(h), features, side, stride, f"{k}", before, after)
+        if x.shape != h.shape:
+            x = layer(x, h.shape[-1], 1, self.stride, "skip", "embed", "embed")
+        return nn.relu(x + h), None
+
+
+class ResNet(nn.Module):
+    """He et al.'s network up to any of its stages: the maps of all of them, finest first.
+
+    A 7x7 convolution and a pooling halve the frame each, every stage but the first halves the map
+    once more.
+
+    Attributes:
+        depths: blocks of each stage.
+        features: of the stem and of the first stage's blocks; every stage doubles them.
+        bottleneck: of the blocks.
+        remat: compute the blocks' inner values again in the backward pass, and do not keep them.
+    """
+
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    features: int = 64
+    bottleneck: bool = False
+    remat: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... H W c"], *, train: bool = False) -> tuple[Maps, ...]:
+        x = _conv_norm(self, x, self.features, 7, 2, "stem", "embed", "embed", train=train)
+        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        maps = []
+        for stage, depth in enumerate(self.depths):
+            options = {"features": self.features * 2**stage, "bottleneck": self.bottleneck, **types}
+            first = ResidualBlock(stride=2 if stage else 1, **options, name=f"stage_{stage}_first")
+            x, _ = first(x, None, train)
+            if depth > 1:
+                rest = repeat(ResidualBlock, depth - 1, self.remat)
+                x, _ = rest(**options, name=f"stage_{stage}")(x, None, train)
+            maps.append(x)
+        return tuple(maps)
+
+
+def _conv_norm(module, x, features, side, stride, name, before, after, *, train):
+    """A convolution without bias and the BatchNorm after it, as layers of `module`."""
+    types = {"dtype": module.dtype, "param_dtype": module.param_dtype}
+    x = nn.Conv(
+        features,
+        (side, side),
+        stride,
+        padding=side // 2,
+        use_bias=False,
+        kernel_init=named(
+            nn.initializers.variance_scaling(2, "fan_out", "normal"), None, None, before, after
+        ),
+        name=f"conv_{name}",
+        **types,
+    )(x)
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        scale_init=named(nn.initializers.ones, after),
+        bias_init=named(nn.initializers.zeros, after),
+        name=f"norm_{name}",
+        **types,
+    )(x)
 
 
 class ResNetBlock(nn.Module):

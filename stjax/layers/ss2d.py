@@ -6,10 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from stjax.layers.initializers import torch_default
+from stjax.layers.initializers import step_bias, torch_default
 from stjax.ops.conv import depthwise_conv
 from stjax.ops.cross_scan import cross_merge, cross_scan
 from stjax.ops.precision import promote
@@ -61,7 +60,7 @@ class SS2D(nn.Module):
         told = jnp.einsum("blkd,kdr->blkr", x, project)
         step, B, C = jnp.split(told, (rank, rank + n), -1)
         step = jnp.einsum("blkr,krd->blkd", step, to_step)
-        step = nn.softplus(step + param("step_bias", _step_bias, 4, inner))
+        step = nn.softplus(step + param("step_bias", step_bias, 4, inner))
         flat = lambda array: array.reshape(*array.shape[:2], -1)
         y, _ = selective_scan(
             flat(x),
@@ -89,12 +88,6 @@ def _each(init):
 
 def _uniform(bound):
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _step_bias(key, shape, dtype):
-    """What softplus makes steps of, uniform in the logarithm between 1e-3 and 0.1."""
-    step = jnp.exp(jax.random.uniform(key, shape, dtype, np.log(1e-3), np.log(0.1)))
-    return step + jnp.log(-jnp.expm1(-step))
 
 
 def _log_rates(key, shape, dtype):

@@ -87,3 +87,29 @@ def timestep_code(
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = times[..., None].astype(jnp.float32) * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
+
+
+def sinusoid_map(
+    height: int, width: int, features: int, *, scale: float, base: float, epsilon: float = 1e-6
+) -> Float[np.ndarray, "height width features"]:
+    """Codes of a map's columns, then of its rows: sines and cosines, interleaved.
+
+    Places run from 0 at the first row or column to `scale` at the last, whatever the size. (Carion
+    et al. 2020, DETR, arXiv 2005.12872; Cutie, arXiv 2310.12982, with columns first.) A constant of
+    NumPy, whose frequencies base^(-4 k / features) are rounded to float32 as published.
+
+    Raises:
+        ValueError: features that are no multiple of four.
+    """
+    if features % 4:
+        raise ValueError(f"features: {features} is no multiple of 4")
+    half = features // 2
+    periods = np.float32(base ** (np.arange(0, half, 2) / half))
+    frequencies = np.repeat(1 / periods, 2)
+
+    def codes(size):
+        angles = (np.arange(size) / (size - 1 + epsilon) * scale)[:, None] * frequencies
+        return np.where(np.arange(half) % 2, np.cos(angles), np.sin(angles))
+
+    columns, rows = np.broadcast_arrays(codes(width)[None], codes(height)[:, None])
+    return np.concatenate([columns, rows], -1)

@@ -1,9 +1,13 @@
-"""Losses between predicted and true frames, in the model's range, and between codes."""
+"""Losses between predicted and true frames, in the model's range, between codes, of masks."""
 
+import einops
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax import nn as jnn
 from jaxtyping import Array, Bool, Float, Int
+
+from stjax.ops.points import at_points, uncertain_points
 
 Frames = Float[Array, "b t h w c"]
 
@@ -61,6 +65,39 @@ def causal_token_loss(
     return token_loss(logits[:, late], tokens[:, late], smoothing, dropped) + token_loss(
         logits, tokens, smoothing, ~dropped
     )
+
+
+def point_losses(
+    logits: Float[Array, "b f h w classes"],
+    labels: Int[Array, "b f H W"],
+    candidates: Float[Array, "b f m 2"],
+    anywhere: Float[Array, "b f r 2"],
+    uncertain: int,
+    labelled: Float[Array, "b f"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross entropy and Dice loss at points: PointRend's, as Mask2Former and Cutie take them.
+
+    Points are `uncertain` of the candidates, where the logits are least certain, and all of those
+    drawn anywhere. Logits and labels are interpolated between pixels, so that the map of logits may
+    be coarser than that of labels. Cross entropy is averaged over points; Dice, with one added to
+    both sides of its fraction, over the classes but the first, which is the background. Both are
+    summed over frames and averaged over samples, as published.
+
+    Args:
+        labelled: weight of each frame; None: 1.
+    """
+    frames = lambda x: einops.rearrange(x, "b f ... -> (b f) ...")
+    maps, truth = frames(logits), frames(jnn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
+    points = uncertain_points(lax.stop_gradient(maps), frames(candidates), uncertain)
+    points = jnp.concatenate([points, frames(anywhere)], 1)
+    maps, truth = at_points(maps, points), at_points(truth, points)
+    cross_entropy = optax.softmax_cross_entropy(maps, truth).mean(1)
+    objects, truth = jnn.softmax(maps)[..., 1:], truth[..., 1:]
+    overlap, areas = (objects * truth).sum(1), objects.sum(1) + truth.sum(1)
+    dice = (1 - (2 * overlap + 1) / (areas + 1)).mean(-1)
+    weights = 1.0 if labelled is None else labelled
+    total = lambda x: (x.reshape(logits.shape[:2]) * weights).sum(1).mean()
+    return total(cross_entropy), total(dice)
 
 
 LOSSES = {"mse": mse, "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0]}

@@ -1,0 +1,41 @@
+"""Convolutions of frames as PyTorch initialises them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from stjax.layers.initializers import torch_default, torch_default_bias
+from stjax.layers.partitioning import named
+
+
+def torch_conv(
+    x: Float[Array, "... h w c"],
+    features: int,
+    name: str,
+    side: int = 1,
+    *,
+    before: str = "embed",
+    after: str = "embed",
+    kernel_init: nn.initializers.Initializer = torch_default,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+) -> Float[Array, "... h w features"]:
+    """x convolved by a new layer of the calling module; of side 1 a linear map of each pixel.
+
+    Args:
+        name: of the layer.
+        side: of the kernel, odd; zeros around the frame keep its size.
+        before, after: names of the channels' axes (`stjax.layers.partitioning`).
+    """
+    window = (side, side) if side > 1 else ()
+    options = {
+        "kernel_init": named(kernel_init, *[None] * len(window), before, after),
+        "bias_init": named(torch_default_bias(side * side * x.shape[-1]), after),
+        "dtype": dtype,
+        "param_dtype": param_dtype,
+        "name": name,
+    }
+    layer = nn.Conv(features, window, **options) if window else nn.Dense(features, **options)
+    return layer(x)
