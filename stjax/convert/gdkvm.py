@@ -74,8 +74,8 @@ def resnet_rules(kind: str, official: str, ours: str) -> Iterator[Rule]:
     """The table of torchvision's ResNets up to their third stage."""
     yield from _conv_norm(f"{official}.conv1", f"{official}.bn1", ours, "stem")
     for stage in range(3):
-        path = f"{ours}/stage_{stage}"
-        for number, path in (("0", f"{path}_first"), ("{i}", path)):
+        for number, suffix in (("0", "_first"), ("{i}", "")):
+            path = f"{ours}/stage_{stage}{suffix}"
             block = f"{official}.layer{stage + 1}.{number}"
             for k in range(3 if kind == "resnet50" else 2):
                 yield from _conv_norm(f"{block}.conv{k + 1}", f"{block}.bn{k + 1}", path, str(k))

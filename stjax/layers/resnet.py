@@ -77,6 +77,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... H W c"], *, train: bool = False) -> tuple[Maps, ...]:
+        leading = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
         x = _conv_norm(self, x, self.features, 7, 2, "stem", "embed", "embed", train=train)
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -88,7 +90,7 @@ class ResNet(nn.Module):
             if depth > 1:
                 rest = repeat(ResidualBlock, depth - 1, self.remat)
                 x, _ = rest(**options, name=f"stage_{stage}")(x, None, train)
-            maps.append(x)
+            maps.append(x.reshape(*leading, *x.shape[1:]))
         return tuple(maps)
 
 

@@ -27,7 +27,8 @@ def losses(golden, logits, auxiliary, truth, draws):
     uncertain = int(SHARE * points)
     flip = lambda x: x[..., ::-1]  # theirs are (x, y)
     total, found = 0.0, {}
-    for k, (name, maps) in enumerate({"": logits, **auxiliary}.items()):
+    heads = {"": logits, "sensory": auxiliary["sensory"], **auxiliary}
+    for k, (name, maps) in enumerate(heads.items()):
         # Calls go sample by sample, through all heads each.
         drawn = [flip(x.reshape(batch, -1, *x.shape[1:])[:, k]) for x in draws]
         ce, dice = point_losses(maps, truth, *drawn, uncertain)
