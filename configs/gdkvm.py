@@ -81,14 +81,14 @@ def get_config(scale="tiny", data="camus", decoder="base", image_encoder="resnet
     config.optimizer.schedule = "warmup_cosine"
     config.optimizer.schedule_args = dict(warmup=100)
     if scale == "tiny":
-        config.data.update(size=64, length=6, count_test=60)
+        config.data.update(size=64, length=5, count_test=60)
         config.model.update(
             image_encoder=dict(depths=(1, 1, 1), features=16, bottleneck=False),
             mask_encoder=dict(depths=(1, 1, 1), features=8, bottleneck=False),
             width=32, key_width=16, decoder=(32, 32, 16), queries=4, blocks=1, heads=4, hidden=64,
         )
         config.task.points = 1_024
-        config.optimizer.update(peak=3e-3, clip=1.0, eps=1e-8)
+        config.optimizer.update(peak=3e-3, clip=1.0, eps=1e-8, schedule_args=dict(warmup=40))
         config.train.update(batch=8, steps=400, seed=0, precision="float32")
         config.run.update(eval_every=0, eval_batch=30, workers=0)
     return config

@@ -18,8 +18,8 @@ from stjax.viz import masks as pictures
 
 Probabilities = Float[Array, "b t h w classes"]
 
-# What the trivial predictors tell classes by: brightness in so many steps, of frames averaged over
-# squares of so many pixels.
+# What the trivial predictors tell classes by: brightness in so many steps, averaged over squares of
+# so many pixels.
 _SHADES, _SQUARES = 32, (3, 5, 9)
 
 
@@ -127,7 +127,7 @@ class VideoSegmentation:
         }
 
     def trivial(self, summary: dict[str, Any], batch: Batch) -> dict[str, Probabilities]:
-        """The mean shape; brightness of smoothed frames, alone and together with the mean shape.
+        """The mean shape; what brightness says, alone and, by Bayes, with the mean shape.
 
         With a prompt, the first frame's mask for all frames, as well.
         """
@@ -137,11 +137,9 @@ class VideoSegmentation:
         shape = (len(batch["video"]), *place.shape)
         predictions = {"mean_shape": jnp.broadcast_to(place, shape)}
         for name, shade in _shades(batch["video"]).items():
-            evidence = likely(summary[name])[shade]
-            predictions[name] = evidence
-            predictions[f"{name}_and_shape"] = likely(
-                evidence * place / jnp.maximum(overall, 1e-9)
-            )
+            evidence = (likely(summary[name]) / jnp.maximum(overall, 1e-9))[shade]
+            predictions[name] = likely(evidence)
+            predictions[f"{name}_and_shape"] = likely(evidence * place)
         if self.prompted:
             first = jax.nn.one_hot(batch["mask"][:, :1], self.classes)
             predictions["first_mask"] = jnp.broadcast_to(first, shape)
@@ -160,14 +158,17 @@ class VideoSegmentation:
 
 
 def _shades(video: Any) -> dict[str, Int[Array, "b t h w"]]:
-    """Brightness of frames averaged over squares, in whole steps."""
+    """Brightness of frames, averaged over three of them and over squares, in whole steps."""
     grey = unit_range(video).mean(-1)
 
     def shade(side):
-        window = (1, 1, side, side)
-        total = lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, window, (1,) * 4, "SAME")
-        mean = total(grey) / total(jnp.ones_like(grey))
-        return jnp.clip((mean * _SHADES).astype(jnp.int32), 0, _SHADES - 1)
+        reach = side // 2
+        around = jnp.pad(grey, ((0, 0), (1, 1), (reach, reach), (reach, reach)), mode="edge")
+        total = jax.lax.reduce_window(
+            around, 0.0, jax.lax.add, (1, 3, side, side), (1,) * 4, "VALID"
+        )
+        level = (total * (_SHADES / (3 * side * side))).astype(jnp.int32)
+        return jnp.clip(level, 0, _SHADES - 1)
 
     return {f"brightness_{side}": shade(side) for side in _SQUARES}
 
