@@ -153,6 +153,7 @@ class STORM(nn.Module):
         self._check(video)
         sky, exposure, motion, patches = self._tokens(video, cameras, train)
         scene = self._scene(motion, patches, cameras)
+        self.sow("intermediates", "scene", scene)
         cell = self.patch if self.latent else 1
         size = tuple(side // cell for side in video.shape[3:5])
         targets = targets._replace(intrinsics=geometry.coarser(targets.intrinsics, cell))
@@ -239,9 +240,9 @@ class STORM(nn.Module):
             name="motion", **self._types,
         )(patches, motion)
         velocities = velocities.astype(wide)
-        sown = {"depths": depth[..., 0], "bases": bases, "weights": weights}
-        sown |= gaussians._asdict() | {"velocities": velocities}
-        self.sow("intermediates", "scene", sown)
+        maps = {"depths": depth[..., 0], "bases": bases, "weights": weights}
+        maps |= gaussians._asdict() | {"velocities": velocities}
+        self.sow("intermediates", "maps", maps)
         times = jnp.broadcast_to(cameras.times[..., None, None], depth.shape[:-1])
         flat = lambda array, axes: array.reshape(len(array), -1, *array.shape[5:])
         gaussians = Gaussians(*(flat(array, 5) for array in gaussians))
