@@ -31,8 +31,9 @@ def adamw(config: ConfigDict) -> optax.GradientTransformation:
     rate = SCHEDULES[section.schedule](section.peak, config.train.steps, **section.schedule_args)
 
     def decayed(params):
-        spared = ("bias", "scale", "mask_token")
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in spared, params)
+        spared = {"bias", "scale", "mask_token"}
+        names = lambda path: {getattr(key, "key", None) for key in path}
+        return jax.tree_util.tree_map_with_path(lambda path, _: not names(path) & spared, params)
 
     make = optax.inject_hyperparams(optax.adamw, static_args=("eps", "mask"))
     adam = make(

@@ -15,6 +15,7 @@ from stjax.data.records import Record
 
 Points = Float[np.ndarray, "*n 3"]
 _GROUND, _WALL = -1.6, 3.0  # metres under the camera; of the walls over the ground
+_RANGE = 60.0  # metres: depths beyond it are not known
 _HALF_ANGLE = np.radians(29)  # of a camera's view, from left to right
 
 
@@ -86,7 +87,7 @@ class Street:
     def frames(self, scene: int, start: int, which: Sequence[int]) -> Record:
         """Frames of all cameras, poses and times as from frame `start` on; arrays (t, v, ...).
 
-        "video" uint8, "depth" in metres (0 in the sky), "flow" in metres a second, "sky",
+        "video" uint8, "depth" in metres (0 in the sky and far off), "flow" in metres a second, "sky",
         "dynamic", "ground", "intrinsics" in pixels, "pose" camera to world, "time" in seconds.
         """
         drawn = self._scene(scene)
@@ -107,7 +108,7 @@ class Street:
             "intrinsics": np.broadcast_to(intrinsics, (*views, 3, 3)).astype(np.float32),
             "pose": poses.astype(np.float32),
             "time": np.repeat(seconds[:, None] - start / self.fps, views[1], 1).astype(np.float32),
-            "depth": depth.astype(np.float32),
+            "depth": np.where(depth < _RANGE, depth, 0).astype(np.float32),
             "sky": hit == 0,
             "flow": velocities[hit].astype(np.float32),
             "dynamic": hit >= 4,
