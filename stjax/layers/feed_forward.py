@@ -18,6 +18,7 @@ class FeedForward(nn.Module):
     Attributes:
         hidden: width between the maps.
         dropout: rate, after both maps.
+        features: width of the output; None: the input's.
         activation: of the hidden units, or of their gate.
         gated: whether the hidden units are linear and multiplied by an activated gate; with SiLU
             that is SwiGLU (Shazeer 2020, arXiv 2002.05202).
@@ -25,6 +26,7 @@ class FeedForward(nn.Module):
 
     hidden: int
     dropout: float = 0.0
+    features: int | None = None
     activation: Callable[[Array], Array] = gelu
     gated: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
@@ -32,7 +34,7 @@ class FeedForward(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... d"]:
+    def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... o"]:
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         to_hidden = functools.partial(
             dense,
@@ -47,7 +49,8 @@ class FeedForward(nn.Module):
             hidden = self.activation(hidden)
         hidden = nn.Dropout(self.dropout)(hidden, deterministic=not train)
         from_hidden = named(self.kernel_init, "mlp", "embed")
-        out = dense(x.shape[-1], kernel_init=from_hidden, name="out")(hidden)
+        features = self.features or x.shape[-1]
+        out = dense(features, kernel_init=from_hidden, name="out")(hidden)
         return nn.Dropout(self.dropout)(out, deterministic=not train)
 
 

@@ -212,3 +212,38 @@ class ResNetDecoder(nn.Module):
             name="head",
         )
         return head(nn.LayerNorm(**types, name="norm")(x))
+
+
+class ResidualBlock(nn.Module):
+    """x + h, h: twice GroupNorm, SiLU, 3x3 convolution.
+
+    The block of latent diffusion's autoencoders (Rombach et al. 2022, arXiv 2112.10752).
+
+    Attributes:
+        features: channels of the output; where they differ from the input's, a 1x1 convolution
+            stands in for x.
+        groups: of the GroupNorms.
+    """
+
+    features: int
+    groups: int = 32
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w features"]:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        h = x
+        for k, (before, after) in enumerate((("embed", "mlp"), ("mlp", "embed"))):
+            norm = frame_group_norm(self.groups, before, epsilon=1e-6, **types, name=f"norm_{k}")
+            h = nn.Conv(
+                self.features,
+                (3, 3),
+                kernel_init=named(nn.initializers.lecun_normal(), None, None, before, after),
+                bias_init=named(nn.initializers.zeros, after),
+                **types,
+                name=f"conv_{k}",
+            )(nn.silu(norm(h)))
+        if x.shape[-1] != self.features:
+            x = nn.Conv(self.features, (1, 1), **types, name="skip")(x)
+        return x + h

@@ -82,6 +82,39 @@ def ssim_openstl(pred: Frames, true: Frames) -> Values:
     return _ssim(pred, true, jnp.full(7, 1 / 7), peak=2.0, bessel=49 / 48)
 
 
+def area_psnr(
+    pred: Frames, true: Frames, area: Bool[Array, "*n h w"] | None = None
+) -> Values:
+    """`psnr` of the pixels in an area, 100 dB at most; None: of all. Nothing in it: 100 dB."""
+    error = jnp.mean(_error(*_clipped(pred, true)) ** 2, -1)
+    if area is None:
+        error = jnp.mean(error, (-2, -1))
+    else:
+        pixels = jnp.maximum(jnp.sum(area, (-2, -1)), 1)
+        error = jnp.sum(jnp.where(area, error, 0), (-2, -1)) / pixels
+    return -10 * jnp.log10(jnp.maximum(error, 1e-10))
+
+
+def area_ssim(
+    pred: Frames, true: Frames, area: Bool[Array, "*n h w"] | None = None
+) -> Values:
+    """Structural similarity of the pixels in an area: scikit-image's defaults, data range 1.
+
+    Uniform 7x7 window, sample covariance, frames mirrored at their edges, mean over channels,
+    `pred` clipped. None: of all pixels whose window is whole. Nothing in it: 0.
+    """
+    side = 7
+    pixels = lambda pred, true: _ssim_map(
+        pred, true, jnp.full(side, 1 / side), peak=1.0, bessel=49 / 48
+    )
+    if area is None:
+        return jnp.mean(pixels(pred, true), _PIXELS)
+    widths = [(0, 0)] * (pred.ndim - 3) + [(side // 2, side // 2)] * 2 + [(0, 0)]
+    mirrored = (jnp.pad(frames, widths, "symmetric") for frames in (pred, true))
+    index = jnp.where(area, jnp.mean(pixels(*mirrored), -1), 0)
+    return jnp.sum(index, (-2, -1)) / jnp.maximum(jnp.sum(area, (-2, -1)), 1)
+
+
 def masked_mse_sum(
     pred: Float[Array, "*n t h w c"], true: Float[Array, "*n t h w c"], mask: Bool[Array, "t h w"]
 ) -> Float[Array, "*n"]:
@@ -142,8 +175,13 @@ def denormalise(frames: Frames, mean: Float[Array, " c"], std: Float[Array, " c"
     return frames * std + mean
 
 
-def _ssim(pred, true, window, *, peak, bessel=1.0):
-    """Mean over whole windows of the index; `window` is one side of a separable one, sum 1.
+def _ssim(pred, true, window, **options):
+    """Mean over whole windows of the index."""
+    return jnp.mean(_ssim_map(pred, true, window, **options), _PIXELS)
+
+
+def _ssim_map(pred, true, window, *, peak, bessel=1.0):
+    """The index of all whole windows; `window` is one side of a separable one, sum 1.
 
     `bessel` turns the window's covariances into sample covariances.
     """
@@ -160,7 +198,7 @@ def _ssim(pred, true, window, *, peak, bessel=1.0):
     covariance = bessel * (_blur(pred * true, window) - mean_p * mean_t)
     luminance = (2 * mean_p * mean_t + c1) / (squares + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return jnp.mean(luminance * structure, _PIXELS)
+    return luminance * structure
 
 
 def _blur(frames, window):
