@@ -125,6 +125,7 @@ class RoomBallet:
         steps: of an episode.
         dance, delay: frames of the dance (of its end, if less than 16), and of standing still.
         cell: pixels of a cell.
+        questions: rooms that an episode is asked about.
     """
 
     side: int = 5
@@ -132,6 +133,7 @@ class RoomBallet:
     dance: int = MOVES
     delay: int = 16
     cell: int = _SIDE
+    questions: int = 1
 
     @property
     def rooms(self) -> int:
@@ -164,14 +166,13 @@ class RoomBallet:
         return state, self.observe(state), jnp.zeros(()), done
 
     def episode(self, key: Array) -> dict[str, Array]:
-        """A random walk of `steps` steps, the first of which is where it starts, and a question.
+        """A random walk of `steps` steps, the first of which is where it starts, and questions.
 
         Returns:
             "frames" (rooms * dance, h, w, 3): every frame there is, room by room; "motion" (rooms,)
-            the answers; "places" (steps,) the walk; "asked" () the room whose dance is the
-            question.
+            the answers; "places" (steps,) the walk; "asked" (questions,) rooms.
         """
-        start, walk, question = jax.random.split(key, 3)
+        start, walk, ask = jax.random.split(key, 3)
         first = self.reset(start)
 
         def act(state, action):
@@ -185,7 +186,7 @@ class RoomBallet:
             "frames": frames.reshape(-1, *frames.shape[2:]),
             "motion": first.cast.motion,
             "places": jnp.concatenate([first.room[None], places]),
-            "asked": jax.random.randint(question, (), 0, self.rooms),
+            "asked": jax.random.permutation(ask, self.rooms)[: self.questions],
         }
 
 

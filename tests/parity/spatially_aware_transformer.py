@@ -48,8 +48,9 @@ def shortstay(golden):
             config = {**base, **changed, "hcam": {**base["hcam"], **changed.get("hcam", {})}}
             module = convert.short_stay(config, walk.shape[1])
             logits, inner = module.apply(
-                variables, frames / 255, seen, rooms, walk[..., 1], last, mutable="intermediates"
+                variables, frames / 255, seen, rooms, walk[..., 1], last[:, None], mutable="intermediates"
             )
+            logits = logits[:, 0]
             inner = inner["intermediates"]
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             outputs |= {
@@ -112,9 +113,10 @@ def multitask(golden):
         times = jnp.broadcast_to(jnp.arange(seen.shape[1]), seen.shape)
         asked = jnp.repeat(label[:, None] * dance + dance - 1, dance, axis=1)
         logits, inner = reader.apply(
-            {"params": params["reader"]}, frames / 255, seen, places, times, asked,
+            {"params": params["reader"]}, frames / 255, seen, places, times, asked[:, None],
             mutable="intermediates",
         )
+        logits = logits[:, 0]
         inner = inner["intermediates"]
         labels = given["motion"][rows, label]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -248,17 +248,17 @@ class SpatiallyAwareTransformer(nn.Module):
         seen: Int[Array, "b t"],
         places: Int[Array, "b t"],
         times: Int[Array, "b t"],
-        asked: Int[Array, "b q"],
+        asked: Int[Array, "b n q"],
         *,
         train: bool = False,
-    ) -> Float[Array, "b classes"]:
-        """Logits of the answers.
+    ) -> Float[Array, "b n classes"]:
+        """Logits of the answers to n questions about each episode.
 
         Args:
             frames: all frames there are, each once.
             seen, places, times: of the memory's items, in time's order: which frame (-1: the item
                 does not exist), where and when.
-            asked: the frames that are the question; what the queries become is averaged.
+            asked: the q frames that are a question; what these queries become is averaged.
 
         Raises:
             ValueError: an unknown variant, or one that needs actions.
@@ -266,23 +266,54 @@ class SpatiallyAwareTransformer(nn.Module):
         kind = variant(self.memory.variant)
         if kind.actions:
             raise ValueError(f"variant: {self.memory.variant!r} keeps actions; there are none here")
-        features = self.encoder(frames)
         take = jax.vmap(lambda table, index: table[index])
         times = times % self.period if self.time_index == "modulo" else times
-        items = take(features, seen)
-        width, mask = features.shape[-1], (seen >= 0) if self.masked else None
-        items += sine_code(times, self.steps, width).astype(items.dtype)
-        if kind.places:
-            items += sine_code(places, self.places, width).astype(items.dtype)
+        slots = jnp.broadcast_to(jnp.arange(seen.shape[1]), seen.shape)
+        mask = (seen >= 0) if self.masked else None
         if kind.by_place:
-            items, mask = sorted_by_place(items, places, self.places, self.memory.chunk, mask=mask)
+            slots = by_place(places, self.places, self.memory.chunk)
+            seen, places, times = (take(x, slots) for x in (seen, places, times))
+            mask = (slots >= 0) & (seen >= 0)
+        self.sow("intermediates", "slots", slots)
+        features = self.encoder(frames)
+        width, dtype = features.shape[-1], features.dtype
+        items = take(features, seen) + sine_code(times, self.steps, width).astype(dtype)
+        if kind.places:
+            items += sine_code(places, self.places, width).astype(dtype)
         self.sow("intermediates", "items", items)
-        out = self.memory(take(features, asked), items, mask, train=train)
+        # Questions are samples of their own, so that they do not see each other.
+        questions = asked.shape[1]
+        queries = take(features, asked).reshape(-1, asked.shape[2], width)
+        alike = lambda x: None if x is None else jnp.repeat(x, questions, axis=0)
+        out = self.memory(queries, alike(items), alike(mask), train=train)
         head = nn.Dense(
             self.classes, dtype=self.dtype, param_dtype=self.param_dtype,
             kernel_init=torch_default, name="head",
         )
-        return head(out.mean(1))
+        return head(out.mean(1)).reshape(*asked.shape[:2], -1)
+
+    def looks(self, inner: dict[str, Any], steps: int) -> Float[Array, "b steps"]:
+        """What the last layer made of each item for the first question, by time: its chunk's weight.
+
+        Args:
+            inner: the intermediates of one call.
+            steps: items of the memory.
+        """
+        if variant(self.memory.variant).plain:
+            raise ValueError("looks: an ordinary transformer reads no chunks")
+        scores, slots = inner["memory"]["layers"]["hcam"]["scores"][0][-1], inner["slots"][0]
+        scores = scores[:: len(scores) // len(slots)]
+        chunks = scores.shape[-1]
+        size = -(-slots.shape[1] // chunks)
+        slots = jnp.pad(slots, ((0, 0), (chunks * size - slots.shape[1], 0)), constant_values=-1)
+        top_k = self.memory.top_k if variant(self.memory.variant).chunks else 0
+        least = jnp.sort(scores, axis=-1)[..., -(top_k or chunks), None]
+        weights = jax.nn.softmax(jnp.where(scores >= least, scores, -jnp.inf)).mean(1)
+        held = (slots >= 0).reshape(-1, chunks, size)
+        each = (weights / jnp.maximum(held.sum(2), 1))[..., None] * held
+        place = jnp.where(slots >= 0, slots, steps)
+        put = lambda each, place: jnp.zeros(steps).at[place].add(each, mode="drop")
+        return jax.vmap(put)(each.reshape(slots.shape), place)
 
 
 class ViewImagination(nn.Module):
@@ -351,9 +382,8 @@ class ViewImagination(nn.Module):
         items, queries = items + codes[: items.shape[1]], queries + codes[items.shape[1] :]
         mask = None
         if kind.by_place:
-            items, mask = sorted_by_place(
-                items, groups, self.clusters, self.memory.chunk, length=2 * length, rest="drop"
-            )
+            slots = by_place(groups, self.clusters, self.memory.chunk, 2 * length, "drop")
+            items, mask = take(items, slots), slots >= 0
         tokens = self.memory(queries, items, mask, train=train)
         self.sow("intermediates", "tokens", tokens)
         return self.decoder(tokens)
@@ -382,19 +412,13 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def sorted_by_place(
-    items: Float[Array, "b t d"],
+def by_place(
     places: Int[Array, "b t"],
     num_places: int,
     chunk: int,
-    *,
-    mask: Bool[Array, "b t"] | None = None,
     length: int | None = None,
     rest: Literal["pad", "drop"] = "pad",
-) -> tuple[Float[Array, "b m d"], Bool[Array, "b m"]]:
-    """A place memory, and which of its slots hold an item (`stjax.ops.episodic_memory`)."""
-    length = length or num_places * chunk + items.shape[1]
-    order = jax.vmap(lambda p: place_order(p, num_places, chunk, length, rest))(places)
-    take = jax.vmap(lambda table, index: table[index])
-    held = order >= 0
-    return take(items, order), held if mask is None else held & take(mask, order)
+) -> Int[Array, "b length"]:
+    """Which item lies in each slot of a place memory, -1 for none (`place_order`, of a batch)."""
+    length = length or num_places * chunk + places.shape[1]
+    return jax.vmap(lambda p: place_order(p, num_places, chunk, length, rest))(places)
