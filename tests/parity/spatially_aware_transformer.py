@@ -19,14 +19,15 @@ def hcam(golden):
 
     def forward(variables, inputs):
         queries, memory = inputs["queries"], inputs["memory"]
+        queries = queries[:, None]
         out, inner = module.apply(
             variables, queries, memory, golden.inputs["mask"], mutable="intermediates"
         )
         inner = inner["intermediates"]["layers"]
         return (out**2).mean(), {
-            "lablock0": inner["attended"][0][0], "hcamblock0": inner["read"][0][0],
-            "layer0": inner["out"][0][0], "out": out,
-            "out_nomask": module.apply(variables, queries, memory),
+            "lablock0": inner["attended"][0][0][:, 0], "hcamblock0": inner["read"][0][0][:, 0],
+            "layer0": inner["out"][0][0][:, 0], "out": out[:, 0],
+            "out_nomask": module.apply(variables, queries, memory)[:, 0],
         }
 
     return Case(forward, convert.layers(golden.config, "", ""))
@@ -48,14 +49,15 @@ def shortstay(golden):
             config = {**base, **changed, "hcam": {**base["hcam"], **changed.get("hcam", {})}}
             module = convert.short_stay(config, walk.shape[1])
             logits, inner = module.apply(
-                variables, frames / 255, seen, rooms, walk[..., 1], last[:, None], mutable="intermediates"
+                variables, frames / 255, seen, rooms, walk[..., 1], last[:, None],
+                mutable="intermediates",
             )
             logits = logits[:, 0]
             inner = inner["intermediates"]
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             outputs |= {
-                f"{name}/layer0": inner["memory"]["layers"]["out"][0][0], f"{name}/logits": logits,
-                f"{name}/loss": loss,
+                f"{name}/layer0": inner["memory"]["layers"]["out"][0][0][:, 0],
+                f"{name}/logits": logits, f"{name}/loss": loss,
             }
             items = inner["items"][0]
             outputs["memory_place" if name == "shcams" else "memory_time"] = items
@@ -124,7 +126,7 @@ def multitask(golden):
         loss, bandit = each.mean(), (errors**2).mean()
         return loss + 0.1 * bandit, {
             "q_values": values, "heuristic": heuristic, "memory": inner["items"][0][:, ::4],
-            "layer0": inner["memory"]["layers"]["out"][0][0][:, :1], "logits": logits,
+            "layer0": inner["memory"]["layers"]["out"][0][0][:, 0, :1], "logits": logits,
             # The official sum of losses is made in place, and celoss is the same storage.
             "celoss": loss + 0.1 * bandit, "qloss": bandit, "loss": loss + 0.1 * bandit,
             "acc": (logits.argmax(1) == labels).mean(),

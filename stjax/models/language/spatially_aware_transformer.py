@@ -65,7 +65,7 @@ def sine_code(index: Int[Array, "*n"], length: int, features: int) -> Float[Arra
 
 
 class QueryAttention(nn.Module):
-    """Every token attends to all others."""
+    """Every token attends to the tokens of its question, or of its sequence."""
 
     heads: int
     head_dim: int
@@ -73,7 +73,7 @@ class QueryAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n q d"]) -> Float[Array, "b n q d"]:
         dense = lambda features, name, *axes, axis=-1, bias=False: nn.DenseGeneral(
             features, axis, use_bias=bias, dtype=self.dtype, param_dtype=self.param_dtype,
             kernel_init=named(torch_default, *axes), name=name,
@@ -81,14 +81,13 @@ class QueryAttention(nn.Module):
         heads = (self.heads, self.head_dim)
         query = dense(heads, "query", "embed", "heads", None)(x)
         key_value = dense((2, *heads), "key_value", "embed", None, "heads", None)(x)
-        y = attention(query, *jnp.moveaxis(key_value, 2, 0))
-        return dense(
-            x.shape[-1], "out", "heads", None, "embed", axis=(-2, -1), bias=True
-        )(y)
+        apart = lambda x: einops.rearrange(x, "b n ... -> (b n) ...")
+        y = attention(apart(query), *jnp.moveaxis(apart(key_value), 2, 0)).reshape(query.shape)
+        return dense(x.shape[-1], "out", "heads", None, "embed", axis=(-2, -1), bias=True)(y)
 
 
 class MemoryLayer(nn.Module):
-    """Queries attend to each other, read the memory, and pass through a map of their own.
+    """Queries attend to those of their question, read the memory, and pass a map of their own.
 
     The memory is the same for all layers: it is neither normalised nor changed. Without `reads`
     this is a layer of an ordinary transformer.
@@ -115,7 +114,8 @@ class MemoryLayer(nn.Module):
         self.sow("intermediates", "attended", x)
         if self.reads:
             read = HCAM(*heads, self.chunk, self.top_k, name="hcam", **dtypes)
-            x = x + read(norm("hcam_norm")(x), memory, mask)
+            queries = einops.rearrange(norm("hcam_norm")(x), "b n q d -> b (n q) d")
+            x = x + read(queries, memory, mask).reshape(x.shape)
             self.sow("intermediates", "read", x)
         feed_forward = FeedForward(
             self.hidden, activation=nn.relu, kernel_init=torch_default, name="mlp", **dtypes
@@ -149,13 +149,17 @@ class MemoryTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        queries: Float[Array, "b q d"],
+        queries: Float[Array, "b n q d"],
         memory: Float[Array, "b m d"],
         mask: Bool[Array, "b m"] | None = None,
         *,
         train: bool = False,
-    ) -> Float[Array, "b q d"]:
-        """Raises: ValueError: an unknown variant."""
+    ) -> Float[Array, "b n q d"]:
+        """What the queries of n questions become, which do not see each other.
+
+        Raises:
+            ValueError: an unknown variant.
+        """
         kind = variant(self.variant)
         chunk, top_k = (self.chunk, self.top_k) if kind.chunks else (1, 0)
         stack = repeat(MemoryLayer, self.layers, self.remat)(
@@ -163,8 +167,9 @@ class MemoryTransformer(nn.Module):
             dtype=self.dtype, param_dtype=self.param_dtype, name="layers",
         )
         if kind.plain:
-            both = jnp.concatenate([memory, queries], axis=1)
-            return stack((both, None, None), None, train)[0][0][:, memory.shape[1] :]
+            alike = jnp.broadcast_to(memory[:, None], (*queries.shape[:2], *memory.shape[1:]))
+            both = jnp.concatenate([alike, queries], axis=2)
+            return stack((both, None, None), None, train)[0][0][:, :, memory.shape[1] :]
         return stack((queries, memory, mask), None, train)[0][0]
 
 
@@ -189,10 +194,11 @@ class FrameEncoder(nn.Module):
         for k, (features, window, stride) in enumerate(
             zip(self.features, self.windows, self.strides)
         ):
-            x = nn.relu(nn.Conv(
-                features, (window, window), stride, "VALID", kernel_init=torch_default,
-                name=f"conv_{k}", **dtypes,
-            )(x))
+            conv = nn.Conv(
+                features, (window, window), stride, "VALID", name=f"conv_{k}",
+                kernel_init=nn.initializers.he_normal(), **dtypes,
+            )
+            x = nn.relu(conv(x))
         x = x.reshape(*frames.shape[:2], -1)
         return nn.Dense(self.width, kernel_init=torch_default, name="out", **dtypes)(x)
 
@@ -281,28 +287,29 @@ class SpatiallyAwareTransformer(nn.Module):
         if kind.places:
             items += sine_code(places, self.places, width).astype(dtype)
         self.sow("intermediates", "items", items)
-        # Questions are samples of their own, so that they do not see each other.
-        questions = asked.shape[1]
-        queries = take(features, asked).reshape(-1, asked.shape[2], width)
-        alike = lambda x: None if x is None else jnp.repeat(x, questions, axis=0)
-        out = self.memory(queries, alike(items), alike(mask), train=train)
+        out = self.memory(take(features, asked), items, mask, train=train)
         head = nn.Dense(
             self.classes, dtype=self.dtype, param_dtype=self.param_dtype,
             kernel_init=torch_default, name="head",
         )
-        return head(out.mean(1)).reshape(*asked.shape[:2], -1)
+        return head(out.mean(2))
 
-    def looks(self, inner: dict[str, Any], steps: int) -> Float[Array, "b steps"]:
-        """What the last layer made of each item for the first question, by time: its chunk's weight.
+    def looks(
+        self, inner: dict[str, Any], steps: int, queries: int
+    ) -> Float[Array, "b steps"]:
+        """How far the last layer looked at each item for the first question, by time.
+
+        A chunk's weight is shared by its items.
 
         Args:
             inner: the intermediates of one call.
             steps: items of the memory.
+            queries: of a question.
         """
         if variant(self.memory.variant).plain:
             raise ValueError("looks: an ordinary transformer reads no chunks")
         scores, slots = inner["memory"]["layers"]["hcam"]["scores"][0][-1], inner["slots"][0]
-        scores = scores[:: len(scores) // len(slots)]
+        scores = scores[:, :queries]
         chunks = scores.shape[-1]
         size = -(-slots.shape[1] // chunks)
         slots = jnp.pad(slots, ((0, 0), (chunks * size - slots.shape[1], 0)), constant_values=-1)
@@ -384,7 +391,7 @@ class ViewImagination(nn.Module):
         if kind.by_place:
             slots = by_place(groups, self.clusters, self.memory.chunk, 2 * length, "drop")
             items, mask = take(items, slots), slots >= 0
-        tokens = self.memory(queries, items, mask, train=train)
+        tokens = self.memory(queries[:, None], items, mask, train=train)[:, 0]
         self.sow("intermediates", "tokens", tokens)
         return self.decoder(tokens)
 
