@@ -172,7 +172,7 @@ def _walks(path: pathlib.Path, grid: int, length: int) -> dict[str, np.ndarray]:
     shapes = {"positions": (length, 2), "actions": (length - 1,)}
     for name, shape in shapes.items():
         if walks[name].shape[1:] != shape:
-            raise ValueError(f"{path}: {name} {walks[name].shape}, wanted (n, *{shape})")
+            raise ValueError(f"{path}: {name} {walks[name].shape}, wanted {('n', *shape)}")
     if walks["positions"].max() >= grid:
         raise ValueError(f"{path}: positions to {walks['positions'].max()} on a grid of {grid}")
     return {"positions": walks["positions"], "actions": walks["actions"]}

@@ -68,8 +68,9 @@ def contents(
     first_visit = jnp.argmax(places[:, None] == places, axis=1)
     by_place = heuristic >= _FIRST_BY_PLACE
     rank = jnp.where(by_place, first_visit * len(places), 0) + times
-    order = jnp.argsort(jnp.where(kept, rank, len(places) ** 2))[:capacity]
-    return jnp.where(kept[order], order, -1)
+    order = jnp.argsort(jnp.where(kept, rank, len(places) ** 2))
+    listed = jnp.where(kept[order], order, -1)[:capacity]
+    return jnp.pad(listed, (0, capacity - len(listed)), constant_values=-1)
 
 
 def place_order(

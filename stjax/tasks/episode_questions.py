@@ -1,9 +1,11 @@
 """Questions about episodes: which dance did this dancer dance?"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -12,6 +14,7 @@ from stjax.envs.room_ballet import DANCES, BalletTour, RoomBallet, TourState, sh
 from stjax.metrics.classification import top_k_error
 from stjax.ops.episodic_memory import HEURISTICS, contents
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
+from stjax.viz import rooms as pictures
 
 Episodes = dict[str, Array]
 # What a model is asked with: frames, which are seen where and when, which are the question.
@@ -77,6 +80,22 @@ class EpisodeQuestions:
             distance = jnp.sum((clue[:, :, None] - means) ** 2, -1)
             predictions[name] = {"scores": jnp.where(count > 0, -distance, -jnp.inf)}
         return predictions
+
+    def render(self, predictions: dict[str, Array], batch: Batch) -> dict[str, Any]:
+        """The first walks: rooms, what was looked at, and the answers to the first question."""
+        episodes = jax.device_get(jax.jit(self.episodes)(batch))
+        looks, scores = (np.asarray(predictions[name]) for name in ("looks", "scores"))
+        frames = episodes["frames"].reshape(
+            len(looks), -1, self.world.dance, *episodes["frames"].shape[2:]
+        )
+        pages = []
+        for k in _real(batch)[:3]:
+            asked = episodes["asked"][k, 0]
+            pages.append(pictures.walk(
+                frames[k, :, -1], episodes["places"][k], looks[k], asked, scores[k, 0],
+                episodes["motion"][k, asked], tuple(DANCES),
+            ))
+        return {"walks": pictures.column(pages)}
 
     def episodes(self, batch: Batch) -> Episodes:
         """The batch's, or what the world makes of its seeds."""
@@ -153,7 +172,8 @@ class AllocatedQuestions(EpisodeQuestions):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         keys = jax.random.split(key)
-        question = self._question(*self._played(batch, jnp.zeros(len(batch["turn"]), int)))
+        chosen = jnp.zeros(len(batch["turn"]), int)
+        question = self._question(self._played(self.episodes(batch), chosen), chosen)
         reader = self.model.init(keys[0], *question)["params"]
         allocator = self.allocator.init(keys[1], self._tasks(batch))["params"]
         return {"params": {"reader": reader, "allocator": allocator}}
@@ -170,10 +190,10 @@ class AllocatedQuestions(EpisodeQuestions):
             jax.random.randint(which, (len(values),), 0, len(HEURISTICS)),
             self._greedy(values),
         ) if self.heuristic == "ama" else self._greedy(values)
-        state, heuristic = self._played(batch, chosen)
-        question = self._question(state, heuristic)
+        episodes = self.episodes(batch)
+        question = self._question(self._played(episodes, chosen), chosen)
         logits = self.model.apply({"params": params["reader"]}, *question, train=True)
-        each = _cross_entropy(logits, self._labels_of(state))
+        each = _cross_entropy(logits, self._labels(episodes))
         value = jnp.take_along_axis(values, chosen[:, None], axis=1)[:, 0]
         bandit = jnp.square(-jax.lax.stop_gradient(each) - value).mean()
         scalars = {"cross_entropy": each.mean(), "value_error": bandit, "epsilon": epsilon}
@@ -182,27 +202,49 @@ class AllocatedQuestions(EpisodeQuestions):
         return each.mean() + self.weight * bandit, Aux(metrics=scalars, updates={})
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> dict[str, Array]:
-        """As before, and the "heuristic" chosen, who was "kept", and the world's "reward"."""
+        """As before, the "heuristic" chosen, who was "kept", and whether the one asked for was."""
         del key
         params = variables["params"]
         values = self.allocator.apply({"params": params["allocator"]}, self._tasks(batch))
-        state, heuristic = self._played(batch, self._greedy(values))
+        heuristic = self._greedy(values)
+        state = self._played(self.episodes(batch), heuristic)
         answers = self._read({"params": params["reader"]}, self._question(state, heuristic))
-        rewards = jnp.take_along_axis(state.kept, state.asked[:, None], axis=1)[:, 0]
-        return {**answers, "heuristic": heuristic, "kept": state.kept, "reward": rewards}
+        found = jnp.take_along_axis(state.kept, state.asked[:, None], axis=1)[:, 0]
+        return {**answers, "heuristic": heuristic, "kept": state.kept, "found": found}
 
     def metrics(self, predictions: dict[str, Array], batch: Batch) -> Metrics:
         tasks = self._tasks(batch)
-        state, _ = self._played(batch, jnp.zeros(len(tasks), int))
-        errors = _error(predictions["scores"], self._labels_of(state))
+        errors = _error(predictions["scores"], self._labels(self.episodes(batch)))
         weight = batch.get("weight", jnp.ones(len(errors)))
         found = {"error": (errors, weight)}
         found |= {f"error_{n}": (errors, weight * tasks[:, k]) for k, n in enumerate(HEURISTICS)}
         if "heuristic" in predictions:
-            found["kept"] = (predictions["reward"].astype(jnp.float32), weight)
+            found["kept"] = (predictions["found"].astype(jnp.float32), weight)
             own = predictions["heuristic"] == tasks.argmax(1)
             found["own_heuristic"] = (own.astype(jnp.float32), weight)
         return found
+
+    def render(self, predictions: dict[str, Array], batch: Batch) -> dict[str, Any]:
+        """The first tours: who was kept, by which heuristic, and the answers."""
+        drawn, found = jax.device_get((jax.jit(self.episodes)(batch), predictions))
+        frames = drawn["frames"].reshape(
+            *drawn["motion"].shape, self.world.dance, *drawn["frames"].shape[2:]
+        )
+        pages = []
+        for k in _real(batch)[:8]:
+            task, heuristic = int(batch["turn"][k]) % len(HEURISTICS), found["heuristic"][k]
+            items = np.asarray(contents(
+                found["kept"][k], drawn["places"][k], heuristic, self.world.capacity
+            ))
+            looks = np.zeros(len(found["kept"][k]))
+            looks[items] = found["looks"][k].reshape(len(items), -1).sum(1)
+            asked = drawn["asked"][k, task]
+            pages.append(pictures.tour(
+                frames[k, :, -1], drawn["places"][k], found["kept"][k], looks, asked,
+                found["scores"][k, 0], drawn["motion"][k, asked], tuple(DANCES),
+                f"asked as in task {HEURISTICS[task]}; kept by {HEURISTICS[heuristic]}",
+            ))
+        return {"tours": pictures.column(pages)}
 
     def _tasks(self, batch: Batch) -> Float[Array, "b 4"]:
         return jax.nn.one_hot(batch["turn"] % len(HEURISTICS), len(HEURISTICS))
@@ -212,26 +254,18 @@ class AllocatedQuestions(EpisodeQuestions):
             return values.argmax(1)
         return jnp.full(len(values), HEURISTICS.index(self.heuristic))
 
-    def _played(self, batch: Batch, chosen: Int[Array, "b"]) -> tuple[TourState, Int[Array, "b"]]:
-        """What the tours end in under the heuristics chosen, and these."""
-        tasks = batch["turn"] % len(HEURISTICS)
-        start = jax.vmap(self.world.start)(self._drawn(batch), tasks)
+    def _played(self, episodes: Episodes, chosen: Int[Array, "b"]) -> TourState:
+        """What the tours end in under the heuristics chosen."""
+        tasks = episodes["turn"] % len(HEURISTICS)
+        start = jax.vmap(self.world.start)(episodes, tasks)
         key = jax.random.key(0)  # nothing in a tour is left to chance
-        play = lambda state, heuristic: self.world.play(state, heuristic, key)[0]
-        return jax.vmap(play)(start, chosen), chosen
-
-    def _drawn(self, batch: Batch) -> Episodes:
-        drawn = self.episodes(batch)
-        return {name: drawn[name] for name in ("frames", "motion", "places", "asked")}
+        return jax.vmap(lambda *of: self.world.play(*of, key)[0])(start, chosen)
 
     def _labels(self, episodes: Episodes) -> Int[Array, "b n"]:
         asked = jnp.take_along_axis(
             episodes["asked"], episodes["turn"][:, None] % len(HEURISTICS), axis=1
         )
         return jnp.take_along_axis(episodes["motion"], asked, axis=1)
-
-    def _labels_of(self, state: TourState) -> Int[Array, "b n"]:
-        return jnp.take_along_axis(state.motion, state.asked[:, None], axis=1)
 
     def _question(self, state: TourState, heuristic: Int[Array, "b"]) -> Question:
         """Only the frames of who was kept, in the memory's order, and of who is asked for."""
@@ -256,15 +290,15 @@ class AllocatedQuestions(EpisodeQuestions):
     def _clues(self, episodes: Episodes) -> dict[str, Float[Array, "b n f"]]:
         """The question's own frame, and, if a heuristic kept the dancer, the whole dance."""
         frames = _unit(episodes["frames"])
-        clues = {}
-        ids = jnp.arange(frames.shape[1])
-        for k, name in enumerate(HEURISTICS):
-            state, _ = self._played(episodes, jnp.full(len(frames), k))
-            own = ids // self.world.dance == state.asked[:, None]
-            kept = jnp.take_along_axis(state.kept, state.asked[:, None], axis=1)
-            clues[f"by what {name} kept"] = (own & kept)[:, None]
-        clues["by its frame"] = (ids == (state.asked[:, None] + 1) * self.world.dance - 1)[:, None]
-        return _maps(frames, clues, 1, self.world.cell)
+        ids, number = jnp.arange(frames.shape[1]), len(HEURISTICS)
+        each = jnp.repeat(jnp.arange(number)[:, None], len(frames), axis=1)
+        states = jax.vmap(self._played, (None, 0))(episodes, each)
+        asked = states.asked[0][:, None]
+        own = ids // self.world.dance == asked
+        kept = jnp.take_along_axis(states.kept, states.asked[..., None], axis=2)
+        clues = {f"by what {name} kept": own & kept[k] for k, name in enumerate(HEURISTICS)}
+        clues["by its frame"] = ids == (asked + 1) * self.world.dance - 1
+        return _maps(frames, {k: v[:, None] for k, v in clues.items()}, 1, self.world.cell)
 
 
 def _maps(
@@ -290,6 +324,11 @@ def _cross_entropy(
 
 def _error(scores: Float[Array, "b n c"], labels: Int[Array, "b n"]) -> Float[Array, "b"]:
     return jax.vmap(top_k_error, 1, 1)(scores, labels).mean(1)
+
+
+def _real(batch: Batch) -> np.ndarray:
+    """Rows that are no padding."""
+    return np.flatnonzero(np.asarray(batch.get("weight", np.ones(len(batch["turn"])))) > 0)
 
 
 def _unit(frames: Array) -> Array:

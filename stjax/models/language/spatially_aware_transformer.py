@@ -178,12 +178,17 @@ class FrameEncoder(nn.Module):
 
     The defaults are those of Room Ballet's `CNN`; `CNNSmall` has features (64, 64, 32) and both
     windows and strides (2, 2, 2).
+
+    Attributes:
+        gain: of the last map's initial kernel. Codes are vectors of length sqrt(width / 2), in
+            which new encodings of frames that differ little are lost for long.
     """
 
     width: int = 128
     features: tuple[int, ...] = (16, 32)
     windows: tuple[int, ...] = (9, 3)
     strides: tuple[int, ...] = (9, 1)
+    gain: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -200,7 +205,8 @@ class FrameEncoder(nn.Module):
             )
             x = nn.relu(conv(x))
         x = x.reshape(*frames.shape[:2], -1)
-        return nn.Dense(self.width, kernel_init=torch_default, name="out", **dtypes)(x)
+        init = nn.initializers.variance_scaling(self.gain**2 / 3, "fan_in", "uniform")
+        return nn.Dense(self.width, kernel_init=init, name="out", **dtypes)(x)
 
 
 class ViewDecoder(nn.Module):
