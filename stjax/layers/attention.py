@@ -60,6 +60,46 @@ class SelfAttention(nn.Module):
         return nn.Dropout(self.dropout)(out, deterministic=not train)
 
 
+class CrossAttention(nn.Module):
+    """Every token attends to all tokens of another sequence.
+
+    Attributes:
+        heads, head_dim: number and width of the heads; their product need not be the input's width.
+        bias: whether queries, keys and values have one.
+    """
+
+    heads: int
+    head_dim: int
+    bias: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], context: Float[Array, "b m k"]
+    ) -> Float[Array, "b n d"]:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def project(x, name, *parts):
+            # `parts` lead the heads: keys and values come from one map.
+            names = (*[None] * len(parts), "heads", None)
+            return nn.DenseGeneral(
+                (*parts, self.heads, self.head_dim),
+                use_bias=self.bias,
+                kernel_init=named(self.kernel_init, "embed", *names),
+                bias_init=named(nn.initializers.zeros, *names),
+                name=name,
+                **dtypes,
+            )(x)
+
+        keys_values = jnp.moveaxis(project(context, "key_value", 2), -3, 0)
+        from_heads = named(self.kernel_init, "heads", None, "embed")
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), kernel_init=from_heads, name="out", **dtypes
+        )(attention(project(x, "query"), *keys_values))
+
+
 class StreamingAttention(nn.Module):
     """Attention over time, with a cache of keys and values; a causal mixer.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 Frames = Float[Array, "*n h w c"]
 Values = Float[Array, "*n"]
@@ -80,6 +80,17 @@ def ssim_openstl(pred: Frames, true: Frames) -> Values:
         ValueError: frames smaller than the window.
     """
     return _ssim(pred, true, jnp.full(7, 1 / 7), peak=2.0, bessel=49 / 48)
+
+
+def masked_mse_sum(
+    pred: Float[Array, "*n t h w c"], true: Float[Array, "*n t h w c"], mask: Bool[Array, "t h w"]
+) -> Float[Array, "*n"]:
+    """Squared error where the mask is True, summed over a frame, mean over frames that it touches.
+
+    Where it is whole frames that are generated, this is the mean of `mse_sum` over them.
+    """
+    error = jnp.where(mask[..., None], _error(pred, true), 0)
+    return jnp.sum(error**2, (-4, *_PIXELS)) / jnp.sum(jnp.any(mask, (1, 2)))
 
 
 METRICS = {f.__name__: f for f in (mse, mae, mse_sum, mae_sum, rmse, psnr, snr, ssim, ssim_openstl)}

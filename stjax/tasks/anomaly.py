@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from stjax.metrics import anomaly, baselines
+from stjax.ops.pixels import unit_range
 from stjax.tasks.adversarial import FORMS, gradient_difference, gradient_penalty
 from stjax.tasks.base import Aux, Batch, Metrics, Phase, Variables
 from stjax.tasks.losses import mse
@@ -230,7 +231,7 @@ class AnomalyDetection:
                 f"batch['video'] {video.shape}: wanted (batch, {self.context + 1}, height, width, "
                 "channels)"
             )
-        return jnp.asarray(video, jnp.float32) / 255 if video.dtype == jnp.uint8 else video
+        return unit_range(video)
 
 
 def _seen(critic: nn.Module, past: Past, frame: Frame) -> Array:

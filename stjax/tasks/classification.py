@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from stjax.metrics.classification import top_k_error
 from stjax.ops import mixing
+from stjax.ops.pixels import unit_range
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.viz import classes as pictures
 
@@ -103,7 +104,7 @@ class VideoClassification:
         """The first clips with what was predicted of them; the batch's confusion matrix."""
         real = np.asarray(batch["weight"]) > 0 if "weight" in batch else slice(None)
         labels, scores = np.asarray(batch["label"])[real], np.asarray(predictions)[real]
-        video = np.asarray(_unit(np.asarray(batch["video"])[real][:8]))
+        video = np.asarray(unit_range(np.asarray(batch["video"])[real][:8]))
         video = video[:, video.shape[1] // 2] if video.ndim == 6 else video
         names = self.names or tuple(map(str, range(self.classes)))
         return {
@@ -137,13 +138,13 @@ class VideoClassification:
                 "views after the batch"
             )
         views = video.shape[1] if video.ndim == 6 else 1
-        video = (_unit(video) - self.mean) / self.std
+        video = (unit_range(video) - self.mean) / self.std
         return video.reshape(-1, *video.shape[-4:]), views
 
 
 def _features(video: Any) -> dict[str, Float[Array, "b f"]]:
     """What the nearest class is found by, on a coarse grid: frames, the mean one, differences."""
-    video = _unit(video)
+    video = unit_range(video)
     video = video[:, video.shape[1] // 2] if video.ndim == 6 else video
     clip = _coarse(video)
     changes = _coarse(jnp.abs(video[:, 1:] - video[:, :-1]))
@@ -160,10 +161,3 @@ def _coarse(video: Float[Array, "b t h w c"]) -> Float[Array, "b t p q c"]:
     height, width = (side // cell * cell for side, cell in zip(video.shape[2:4], (rows, columns)))
     cut = video[:, :, :height, :width]
     return einops.reduce(cut, "b t (p r) (q s) c -> b t p q c", "mean", r=rows, s=columns)
-
-
-def _unit(frames: Any) -> Array:
-    """uint8 frames, or frames in [0, 1], as floats in [0, 1]."""
-    if frames.dtype == jnp.uint8:
-        return jnp.asarray(frames, jnp.float32) / 255
-    return jnp.asarray(frames)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from stjax.metrics import baselines, video
 from stjax.ops import sequence_parallel
+from stjax.ops.pixels import unit_range
 from stjax.processes.autoregressive import generate
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.tasks.losses import LOSSES
@@ -99,7 +100,7 @@ class FramePrediction:
 
     def render(self, predictions: Video, batch: Batch) -> dict[str, Any]:
         """Context, truth, prediction and difference of the first clips: a sheet, an animation."""
-        context = np.asarray(_unit(batch["video"]))[:4, : self.context]
+        context = np.asarray(unit_range(batch["video"]))[:4, : self.context]
         truth, prediction = np.asarray(self._future(batch))[:4], np.asarray(predictions)[:4]
         return {
             "sheet": pictures.sheet(context, truth, prediction),
@@ -108,10 +109,10 @@ class FramePrediction:
 
     def summary(self, batch: Batch) -> Float[Array, "h w c"]:
         """The batch's mean frame."""
-        return _unit(batch["video"]).mean((0, 1))
+        return unit_range(batch["video"]).mean((0, 1))
 
     def trivial(self, summary: Float[Array, "h w c"], batch: Batch) -> dict[str, Video]:
-        context = _unit(batch["video"])[:, : self.context]
+        context = unit_range(batch["video"])[:, : self.context]
         return baselines.predictions(context, self.test_horizon, summary)
 
     def _next_frames(self, variables, clip, key, step):
@@ -194,17 +195,10 @@ class FramePrediction:
                 f"batch['video'] {frames.shape}: wanted (batch, time, height, width, channels) "
                 f"with at least {length} frames"
             )
-        return _unit(frames[:, :length]) * (high - low) + low
+        return unit_range(frames[:, :length]) * (high - low) + low
 
     def _future(self, batch: Batch) -> Video:
-        return _unit(batch["video"])[:, self.context : self.context + self.test_horizon]
-
-
-def _unit(frames: Any) -> Video:
-    """uint8 frames, or frames in [0, 1], as float32 in [0, 1]."""
-    if frames.dtype == jnp.uint8:
-        return jnp.asarray(frames, jnp.float32) / 255
-    return jnp.asarray(frames)
+        return unit_range(batch["video"])[:, self.context : self.context + self.test_horizon]
 
 
 # Sides of the windows that a frame has to hold.
