@@ -135,7 +135,7 @@ def _stack(parts: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:
     """One array from its parts by their places on the leading axes; no axes: the one part."""
     axes = [sorted(set(axis)) for axis in zip(*parts)]
     stacked = np.stack([parts[place] for place in itertools.product(*axes)])
-    return stacked.reshape(*map(len, axes), *stacked.shape[1:])
+    return stacked.reshape((*map(len, axes), *stacked.shape[1:]))
 
 
 def _regex(pattern: str) -> re.Pattern:
