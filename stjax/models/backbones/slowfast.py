@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 
 from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
+from stjax.ops.conv import conv
+from stjax.ops.precision import promote
 
 Clip = Float[Array, "b t h w c"]
 
@@ -23,12 +25,22 @@ _TIMES = ((1, 1, 3, 3), (3, 3, 3, 3))
 he_normal = named(nn.initializers.he_normal(), None, None, None, None, "embed")
 
 
-def _conv(features, kernel, stride=(1, 1, 1), **options):
+class _Conv(nn.Module):
     """A convolution without bias that keeps each axis but for its stride."""
-    padding = [(k // 2, k // 2) for k in kernel]
-    return nn.Conv(
-        features, kernel, stride, padding, use_bias=False, kernel_init=he_normal, **options
-    )
+
+    features: int
+    window: tuple[int, int, int]
+    strides: tuple[int, int, int] = (1, 1, 1)
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Clip) -> Clip:
+        shape = (*self.window, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal, shape, self.param_dtype)
+        x, kernel = promote((x, kernel), self.dtype)
+        padding = tuple(side // 2 for side in self.window)
+        return conv(x, kernel, strides=self.strides, padding=padding)
 
 
 def _batch_norm(train, **options):
@@ -54,7 +66,7 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Clip, _: None = None, train: bool = False) -> tuple[Clip, None]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(_batch_norm, train, **dtypes)
-        conv = functools.partial(_conv, **dtypes)
+        conv = functools.partial(_Conv, **dtypes)
         stride = (1, self.stride, self.stride)
         y = nn.relu(norm(name="norm_a")(conv(self.inner, (self.time, 1, 1), name="conv_a")(x)))
         y = nn.relu(norm(name="norm_b")(conv(self.inner, (1, 3, 3), stride, name="conv_b")(y)))
@@ -68,7 +80,7 @@ class SlowFast(nn.Module):
     """A clip to its motion features: the mean of either pathway, the slow one's first.
 
     Attributes:
-        depths: blocks of the stages.
+        depths: blocks of the stages, of which there are four at most.
         width: channels of the slow stem, and inside the first blocks, which give four times as
             many; stages double both.
         ratio: the slow pathway's channels over the fast one's.
@@ -77,7 +89,7 @@ class SlowFast(nn.Module):
         remat: compute the blocks' inner values again in the backward pass.
     """
 
-    depths: tuple[int, int, int, int] = (3, 4, 6, 3)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
     width: int = 64
     ratio: int = 8
     alpha: int = 4
@@ -110,7 +122,7 @@ class SlowFast(nn.Module):
                     )
                 )
             )
-            if k < 3:
+            if k < len(self.depths) - 1:
                 slow = self._fuse(f"fuse_{k + 1}", slow, fast, train)
         motion = jnp.concatenate([slow.mean((1, 2, 3)), fast.mean((1, 2, 3))], -1)
         if not self.classes:
@@ -119,7 +131,7 @@ class SlowFast(nn.Module):
 
     def _stem(self, name, x, width, time, train):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = _conv(width, (time, 7, 7), (1, 2, 2), name=f"{name}_stem", **dtypes)(x)
+        x = _Conv(width, (time, 7, 7), (1, 2, 2), name=f"{name}_stem", **dtypes)(x)
         x = nn.relu(_batch_norm(train, name=f"{name}_stem_norm", **dtypes)(x))
         around = ((0, 0), (1, 1), (1, 1))
         return nn.max_pool(x, (1, 3, 3), (1, 2, 2), around)
@@ -136,7 +148,7 @@ class SlowFast(nn.Module):
     def _fuse(self, name, slow, fast, train):
         """The slow pathway's maps, and the fast one's brought to its frames, side by side."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = _conv(2 * fast.shape[-1], (7, 1, 1), (self.alpha, 1, 1), name=name, **dtypes)(fast)
+        y = _Conv(2 * fast.shape[-1], (7, 1, 1), (self.alpha, 1, 1), name=name, **dtypes)(fast)
         y = nn.relu(_batch_norm(train, name=f"{name}_norm", **dtypes)(y))
         slow = jnp.concatenate([slow, y], -1)
         self.sow("intermediates", f"slow_after_{name}", slow)
