@@ -37,8 +37,9 @@ def get_config(scale="tiny"):
     config = ConfigDict(dict(
         data=dict(
             source="tables:LSVQ_whole_train.csv,LSVQ_whole_test.csv", root="LSVQ", scale=1.0,
-            size=224, seconds=8, frames=32, tokenizer="file:tokenizer.json", ends="<|eot_id|>",
-            described=False, cuts=(55.5, 65.0), count_train=0, count_test=0, seed=0,
+            size=224, seconds=8, frames=32, channels=3, tokenizer="file:tokenizer.json",
+            ends="<|eot_id|>", described=False, cuts=(55.5, 65.0), count_train=0, count_test=0,
+            seed=0,
         ),
         clip=dict(width=1024, depth=24, heads=16, hidden=4096, patch=14, remat=False),
         slowfast=dict(depths=(3, 4, 6, 3), width=64, ratio=8, alpha=4, remat=False),
@@ -68,7 +69,7 @@ def get_config(scale="tiny"):
     if scale == "paper":
         return config
     # Nothing is trained before: all of it is, together, with a vocabulary of the words that occur.
-    config.data.update(source="made", root="", tokenizer="words", cuts=())
+    config.data.update(source="made", root="", channels=1, tokenizer="words", cuts=())
     config.model.update(vocabulary=0, frozen=())
     config.run.update(workers=0)
     if scale == "small":

@@ -41,6 +41,7 @@ class MadeVideos:
         size: height and width of a frame, in pixels.
         seconds, frames: how many seconds there are, of how many frames each.
         count: how many videos.
+        channels: of a frame, all alike.
         seed: tells sets of videos apart.
     """
 
@@ -48,6 +49,7 @@ class MadeVideos:
     seconds: int
     frames: int
     count: int
+    channels: int = 1
     seed: tuple[int, ...] = (0,)
 
     def __len__(self) -> int:
@@ -57,11 +59,12 @@ class MadeVideos:
         rng, (a, b), mos = self._drawn(index)
         clips = _textures(rng, a, b, self.size, self.seconds * self.frames)
         clips = clips.reshape(self.seconds, self.frames, self.size, self.size, 1)
+        clips = np.repeat(clips, self.channels, -1)
         return {"frames": clips[:, 0], "clips": clips, "mos": mos, "id": np.int32(index)}
 
     @property
     def spec(self) -> Record:
-        return _spec(self.seconds, self.frames, self.size, 1)
+        return _spec(self.seconds, self.frames, self.size, self.channels)
 
     @property
     def scores(self) -> Float[np.ndarray, " n"]:
@@ -258,6 +261,7 @@ def load(
     size: int = 32,
     seconds: int = 4,
     frames: int = 8,
+    channels: int = 1,
     tokenizer: str = "words",
     ends: str = "<|eot_id|>",
     described: bool = False,
@@ -273,6 +277,7 @@ def load(
             name (`ratings`).
         root, scale: of the tables.
         size, seconds, frames: of a video, see `MadeVideos`.
+        channels: of made videos; files have three.
         tokenizer, ends: see `stjax.data.tokenizer.load`.
         described: whether prompts describe the task.
         cuts: between levels; (): the 33rd and 66th percentiles of the training scores.
@@ -286,7 +291,10 @@ def load(
     sizes: dict[str, Any] = {"size": size, "seconds": seconds, "frames": frames}
     if source == "made":
         counts = (count_train or 10_000_000, count_test or 1000)
-        videos = [MadeVideos(**sizes, count=n, seed=(seed, k)) for k, n in enumerate(counts)]
+        videos = [
+            MadeVideos(**sizes, count=n, channels=channels, seed=(seed, k))
+            for k, n in enumerate(counts)
+        ]
     elif kind == "tables" and names.count(",") == 1:
         videos = [
             RatedVideos(table, root, scale, **sizes, training=not k, count=n)

@@ -42,7 +42,7 @@ def logistic_fit(predicted: Scores, true: Scores) -> Scores:
 
     b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)), least squares from the start b1 = the largest
     truth, b2 the least, b3 = the mean prediction, b4 = 1/2. Predictions that are all alike become
-    the mean of the truth.
+    the mean of the truth; where there are fewer than four, or no fit is found, they stay.
     """
     if np.ptp(predicted) == 0:
         return np.full(len(true), np.mean(true))
@@ -51,7 +51,10 @@ def logistic_fit(predicted: Scores, true: Scores) -> Scores:
         return bottom + (top - bottom) * special.expit((x - middle) / np.abs(width))
 
     start = (np.max(true), np.min(true), np.mean(predicted), 0.5)
-    found, _ = optimize.curve_fit(logistic, predicted, true, p0=start, maxfev=100_000)
+    try:
+        found, _ = optimize.curve_fit(logistic, predicted, true, p0=start, maxfev=100_000)
+    except (TypeError, RuntimeError):  # too few values; none found
+        return predicted
     return logistic(predicted, *found)
 
 

@@ -19,7 +19,7 @@ from stjax.ops.sharding import at_edge
 # Of the pixels that published weights were trained on, by colour, after division by 255.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-normal = nn.initializers.normal
+normal, fan_in = nn.initializers.normal, nn.initializers.lecun_normal()
 
 
 class ClipBlock(nn.Module):
@@ -49,11 +49,13 @@ class ClipBlock(nn.Module):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = lambda name: nn.LayerNorm(self.epsilon, name=name, **dtypes)
         attention = SelfAttention(
-            self.heads, channels // self.heads, qkv_bias=True, mask=self.mask, fused=False,
-            name="attention", **dtypes,
+            self.heads, channels // self.heads, qkv_bias=True, kernel_init=fan_in, mask=self.mask,
+            fused=False, name="attention", **dtypes,
         )
         x = x + attention(norm("attention_norm")(x), key_mask, train=train)
-        mlp = FeedForward(self.hidden, activation=quick_gelu, name="feed_forward", **dtypes)
+        mlp = FeedForward(
+            self.hidden, activation=quick_gelu, kernel_init=fan_in, name="feed_forward", **dtypes
+        )
         x = x + mlp(norm("feed_forward_norm")(x), train=train)
         self.sow("intermediates", "output", x)
         return x, None
@@ -115,7 +117,7 @@ class ClipVision(_Tower):
             raise ValueError(f"images: {images.shape} instead of (b, {self.size}, {self.size}, c)")
         patches = patchify(images, self.patch)
         embed = nn.Dense(
-            self.width, use_bias=False, kernel_init=named(normal(0.02), None, "embed"),
+            self.width, use_bias=False, kernel_init=named(fan_in, None, "embed"),
             name="patches", **self._dtypes,
         )
         x = embed(patches.reshape(len(images), -1, patches.shape[-1]))
@@ -190,7 +192,7 @@ class Clip(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b t"]:
         project = lambda name, x: nn.Dense(
-            self.features, use_bias=False, kernel_init=normal(x.shape[-1] ** -0.5), name=name,
+            self.features, use_bias=False, kernel_init=fan_in, name=name,
             dtype=self.dtype, param_dtype=self.param_dtype,
         )(x)
         unit = lambda x: x / jnp.linalg.norm(x, axis=-1, keepdims=True)

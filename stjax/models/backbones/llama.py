@@ -28,7 +28,7 @@ from stjax.ops.sharding import at_edge
 PAD, TEXT, IMAGE = 0, 1, 2
 
 Kinds = Int[Array, "b n"]
-normal = nn.initializers.normal(0.02)
+fan_in = nn.initializers.lecun_normal()
 
 
 class State(NamedTuple):
@@ -91,7 +91,7 @@ class DecoderBlock(nn.Module):
             rotary=lambda positions: rotary_angles(positions[:, None], spectrum),
             bias=self.qkv_bias,
             out_bias=False,
-            kernel_init=normal,
+            kernel_init=fan_in,
             name="attention",
             **dtypes,
         )
@@ -101,7 +101,9 @@ class DecoderBlock(nn.Module):
         )
         self.sow("intermediates", "attended", y)
         x = x + y
-        mlp = SwiGLU(self.hidden, bias=False, name="feed_forward", **dtypes)
+        mlp = SwiGLU(
+            self.hidden, bias=False, kernel_init=fan_in, name="feed_forward", **dtypes
+        )
         x = x + mlp(norm("feed_forward_norm")(x), train=train)
         self.sow("intermediates", "output", x)
         return x, state
@@ -199,7 +201,7 @@ class Llama(nn.Module):
         return head(self.vocabulary, name="head", **dtypes)(x), state
 
 
-embedding = functools.partial(nn.Embed, embedding_init=named(normal, "vocab", "embed"))
-head = functools.partial(
-    nn.Dense, use_bias=False, kernel_init=named(normal, "embed", "vocab")
+embedding = functools.partial(
+    nn.Embed, embedding_init=named(nn.linear.default_embed_init, "vocab", "embed")
 )
+head = functools.partial(nn.Dense, use_bias=False, kernel_init=named(fan_in, "embed", "vocab"))

@@ -148,9 +148,9 @@ class LmmVqa(nn.Module):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of its parameters."""
-        of = {"spatial": ("clip",), "motion": ("slowfast", "motion_projector")}
-        seeing = [name for branch in self.branches for name in of[branch]]
-        return (*seeing, "projector", "embedding", "language", "head")
+        spatial = ("clip",) * ("spatial" in self.branches)
+        motion = ("slowfast", "motion_projector") * ("motion" in self.branches)
+        return (*spatial, *motion, "projector", "embedding", "language", "head")
 
     def setup(self):
         if self.aggregate not in AGGREGATES:
