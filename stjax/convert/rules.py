@@ -7,6 +7,7 @@ gradients, their official names and layouts.
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,11 +88,10 @@ def from_official(
     """
     rules = tuple(rules)
     patterns = [_regex(rule.official) for rule in rules]
-    ignore = [_regex(pattern) for pattern in left_out]
     stacks: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     used, unknown = set(), []
     for name, array in state.items():
-        if any(pattern.fullmatch(name) for pattern in ignore):
+        if matches(name, left_out):
             continue
         hits = [(k, m) for k, p in enumerate(patterns) if (m := p.fullmatch(name))]
         if not hits:
@@ -131,13 +131,19 @@ def to_official(rules: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str
     return official
 
 
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether an official name is one that any of the patterns describes."""
+    return any(_regex(pattern).fullmatch(name) for pattern in patterns)
+
+
 def _stack(parts: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:
     """One array from its parts by their places on the leading axes; no axes: the one part."""
     axes = [sorted(set(axis)) for axis in zip(*parts)]
     stacked = np.stack([parts[place] for place in itertools.product(*axes)])
-    return stacked.reshape(*map(len, axes), *stacked.shape[1:])
+    return stacked.reshape((*map(len, axes), *stacked.shape[1:]))
 
 
+@functools.cache
 def _regex(pattern: str) -> re.Pattern:
     """`{i}` matches a number; the same wildcard twice must match the same number."""
     seen, out, end = set(), "", 0

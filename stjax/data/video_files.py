@@ -3,11 +3,12 @@
 PyAV is the extra `video`: it is imported when the first file is opened.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stjax.data import augment, clips
 from stjax.data.records import OpenedLate, Record
 
 Clip = UInt8[np.ndarray, "t h w 3"]
+Frame = UInt8[np.ndarray, "h w 3"]
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v")
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -91,19 +93,13 @@ class VideoClips(OpenedLate):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"video {index} of {len(self)}")
-        for k in range(min(_TRIES, len(self)) if self.training else 1):
-            entry = self.entries[(index + k) % len(self)]
-            try:
-                video = self._train(entry, index, place) if self.training else self._test(entry)
-            except (ValueError, OSError) as error:
-                if not self.training:
-                    raise
-                warnings.warn(f"{error}; another clip is taken", stacklevel=2)
-                last = error
-            else:
-                label = np.int32(entry.label)
-                return {"video": video, "label": label, "id": np.int32(index)}
-        raise ValueError(f"{k + 1} videos in a row cannot be read, the last: {last}")
+        if self.training:
+            train = lambda entry: self._train(entry, index, place)
+            video, entry = first_readable(self.entries, index, train)
+        else:
+            entry = self.entries[index]
+            video = self._test(entry)
+        return {"video": video, "label": np.int32(entry.label), "id": np.int32(index)}
 
     @property
     def spec(self) -> Record:
@@ -249,15 +245,54 @@ def readable(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(good)
 
 
-def read(entry: Entry, sample: Callable[[int], Int[np.ndarray, " n"]]) -> Clip:
+def first_readable(
+    entries: Sequence[Entry], index: int, read: Callable[[Entry], Any]
+) -> tuple[Any, Entry]:
+    """What `read` gives of the first entry from `index` on that can be read, and that entry.
+
+    The others are warned of.
+
+    Raises:
+        ValueError: ten in a row that cannot be read.
+    """
+    for k in range(min(_TRIES, len(entries))):
+        entry = entries[(index + k) % len(entries)]
+        try:
+            return read(entry), entry
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}; another clip is taken", stacklevel=3)
+            last = error
+    raise ValueError(f"{k + 1} videos in a row cannot be read, the last: {last}")
+
+
+def read(
+    entry: Entry,
+    sample: Callable[[int], Int[np.ndarray, " n"]],
+    each: Callable[[Frame], Frame] = lambda frame: frame,
+) -> Clip:
     """The frames of a video that `sample` chooses by its length, in its order.
+
+    Args:
+        each: what is done to a frame as soon as it is read, such as shrinking it.
 
     Raises:
         ValueError, OSError: one line that names the file.
     """
     if entry.path.is_dir():
-        return _from_images(entry, sample)
-    return _decoded(entry, sample)
+        return _from_images(entry, sample, each)
+    return _decoded(entry, sample, each)
+
+
+def frame_rate(path: pathlib.Path) -> float:
+    """Frames a second, on average.
+
+    Raises:
+        ValueError, OSError: one line that names the file.
+    """
+    with _stream(path) as (_, stream):
+        if not stream.average_rate:
+            raise ValueError(f"{path}: does not say how many frames a second it has")
+        return float(stream.average_rate)
 
 
 def _entry(line: str, root: pathlib.Path) -> Entry:
@@ -275,41 +310,48 @@ def _folders(root: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in root.iterdir() if p.is_dir())
 
 
-def _from_images(entry: Entry, sample: Callable) -> Clip:
+def _from_images(entry: Entry, sample: Callable, each: Callable) -> Clip:
     files = sorted(p for p in entry.path.iterdir() if p.suffix.lower() in IMAGES)
     if not files or len(files) < entry.frames:
         raise ValueError(f"{entry.path}: {len(files)} frames, {entry.frames or 1} expected")
     wanted = sample(entry.frames or len(files))
-    decode = functools.cache(lambda place: np.asarray(Image.open(files[place]).convert("RGB")))
+    open_ = lambda place: np.asarray(Image.open(files[place]).convert("RGB"))
+    decode = functools.cache(lambda place: each(open_(place)))
     return np.stack([decode(place) for place in wanted.tolist()])
 
 
-def _decoded(entry: Entry, sample: Callable) -> Clip:
-    av = _av()
-    try:
-        with av.open(str(entry.path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{entry.path}: no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            length = entry.frames or stream.frames
-            if not length:  # the container does not say
-                length = sum(1 for _ in container.decode(stream))
-                container.seek(0)
-            if not length:
-                raise ValueError(f"{entry.path}: no frames")
-            wanted = sample(length).tolist()
-            kept, last = {}, max(wanted)
-            for place, frame in enumerate(container.decode(stream)):
-                if place in wanted:
-                    kept[place] = frame.to_ndarray(format="rgb24")
-                if place >= last:
-                    break
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{entry.path}: cannot be decoded ({error.strerror})") from None
+def _decoded(entry: Entry, sample: Callable, each: Callable) -> Clip:
+    with _stream(entry.path) as (container, stream):
+        stream.thread_type = "AUTO"
+        length = entry.frames or stream.frames
+        if not length:  # the container does not say
+            length = sum(1 for _ in container.decode(stream))
+            container.seek(0)
+        if not length:
+            raise ValueError(f"{entry.path}: no frames")
+        wanted = sample(length).tolist()
+        kept, last = {}, max(wanted)
+        for place, frame in enumerate(container.decode(stream)):
+            if place in wanted:
+                kept[place] = each(frame.to_ndarray(format="rgb24"))
+            if place >= last:
+                break
     if len(kept) < len(set(wanted)):
         raise ValueError(f"{entry.path}: {length} frames announced, not all of them there")
     return np.stack([kept[place] for place in wanted])
+
+
+@contextlib.contextmanager
+def _stream(path: pathlib.Path) -> Iterator[tuple[Any, Any]]:
+    """A file's container and its video stream."""
+    av = _av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: no video stream")
+            yield container, container.streams.video[0]
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: cannot be decoded ({error.strerror})") from None
 
 
 def _av():

@@ -5,17 +5,17 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from stjax.layers.partitioning import named
-from stjax.ops.attention import Cache, Mask, SlidingWindow, attention, extend
+from stjax.ops.attention import Cache, Full, Mask, SlidingWindow, attention, extend
 from stjax.ops.rotary import rotate
 
 
 class SelfAttention(nn.Module):
-    """Every token attends to all tokens of its sequence.
+    """Every token attends to the tokens of its sequence that the mask shows it.
 
-    Queries, keys and values come from one map, kernel (dim, 3, heads, head_dim).
+    Queries, keys and values come from one map, kernel (dim, 3, heads, head_dim), or from one each.
 
     Attributes:
         heads, head_dim: number and width of the heads; their product need not be the input's width.
@@ -23,6 +23,8 @@ class SelfAttention(nn.Module):
         project: whether a linear map brings the heads together; without one they are concatenated.
         dropout: rate on what comes out (not on the attention weights).
         out_init: initial kernel of the map that brings the heads together; None: `kernel_init`.
+        mask: who sees whom.
+        fused: whether one map, "qkv", gives all three, or "query", "key" and "value" one each.
     """
 
     heads: int
@@ -32,22 +34,39 @@ class SelfAttention(nn.Module):
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     out_init: nn.initializers.Initializer | None = None
+    mask: Mask = Full()
+    fused: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], *, train: bool = False) -> Float[Array, "b n o"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        key_mask: Bool[Array, "b n"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b n o"]:
+        """`key_mask` is False for tokens that nobody sees; None: there are no such."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        qkv = nn.DenseGeneral(
-            (3, self.heads, self.head_dim),
-            use_bias=self.qkv_bias,
-            kernel_init=named(self.kernel_init, "embed", None, "heads", None),
-            bias_init=named(nn.initializers.zeros, None, "heads", None),
-            name="qkv",
-            **dtypes,
-        )(x)
-        q, k, v = jnp.moveaxis(qkv, -3, 0)
-        out = attention(q, k, v)
+
+        def project(name, *parts):
+            # `parts` lead the heads: queries, keys and values may come from one map.
+            names = (*[None] * len(parts), "heads", None)
+            return nn.DenseGeneral(
+                (*parts, self.heads, self.head_dim),
+                use_bias=self.qkv_bias,
+                kernel_init=named(self.kernel_init, "embed", *names),
+                bias_init=named(nn.initializers.zeros, *names),
+                name=name,
+                **dtypes,
+            )(x)
+
+        if self.fused:
+            q, k, v = jnp.moveaxis(project("qkv", 3), -3, 0)
+        else:
+            q, k, v = map(project, ("query", "key", "value"))
+        out = attention(q, k, v, self.mask, key_mask=key_mask)
         if not self.project:
             return out.reshape(*x.shape[:-1], -1)
         out = nn.DenseGeneral(
@@ -160,6 +179,7 @@ class StreamingAttention(nn.Module):
             keys are turned by (see `stjax.ops.rotary`); `interleaved` says which channels pair up.
         qk_norm: `(q, k) -> (q, k)` before that, such as `stjax.layers.norm.QKNorm()`.
         bias: whether queries, keys, values and the output have one.
+        out_bias: whether the output has one; None: as `bias` says.
         dropout: rate on the attention weights.
         method: see `stjax.ops.attention.attention`.
     """
@@ -172,6 +192,7 @@ class StreamingAttention(nn.Module):
     interleaved: bool = False
     qk_norm: Callable[[Array, Array], tuple[Array, Array]] | None = None
     bias: bool = True
+    out_bias: bool | None = None
     dropout: float = 0.0
     method: str = "auto"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -180,21 +201,24 @@ class StreamingAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t c"], state: Cache | None = None, *, train: bool = False
+        self,
+        x: Float[Array, "b t c"],
+        state: Cache | None = None,
+        attend: Callable[..., Float[Array, "b t h d"]] = attention,
+        *,
+        train: bool = False,
     ) -> tuple[Float[Array, "b t c"], Cache]:
+        """`attend` stands in for `stjax.ops.attention.attention` and is called as it would be."""
         channels, kv_heads = x.shape[-1], self.kv_heads or self.heads
         if channels % self.heads or self.heads % kv_heads:
             raise ValueError(
                 f"heads: {self.heads} do not divide {channels} channels, or {kv_heads} of keys "
                 "them"
             )
-        types = {
-            "use_bias": self.bias,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         project = lambda heads, name: nn.DenseGeneral(
             (heads, channels // self.heads),
+            use_bias=self.bias,
             kernel_init=named(self.kernel_init, "embed", "heads", None),
             bias_init=named(nn.initializers.zeros, "heads", None),
             **types,
@@ -211,7 +235,7 @@ class StreamingAttention(nn.Module):
             query, key = turn(query), turn(key)
         keys, values, first, cache = extend(state, key, value, self.capacity)
         dropped = self.dropout if train else 0.0
-        y = attention(
+        y = attend(
             query,
             keys,
             values,
@@ -226,6 +250,7 @@ class StreamingAttention(nn.Module):
         out = nn.DenseGeneral(
             channels,
             axis=(-2, -1),
+            use_bias=self.bias if self.out_bias is None else self.out_bias,
             kernel_init=named(self.kernel_init, "heads", None, "embed"),
             **types,
             name="out",

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from stjax.layers.attention import StreamingAttention
 from stjax.layers.partitioning import named
 from stjax.layers.sequence import Stack
+from stjax.ops.activations import quick_gelu
 from stjax.ops.attention import Cache
 from stjax.ops.positions import sinusoidal
 
@@ -18,7 +19,7 @@ lecun_normal = nn.initializers.lecun_normal()
 class TransformerLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); a mixer.
 
-    The MLP's activation is x sigmoid(1.702 x), an approximation of the GELU.
+    The MLP's activation is `quick_gelu`.
     """
 
     heads: int
@@ -53,7 +54,7 @@ class TransformerLayer(nn.Module):
             **types,
             name="mlp_in",
         )(y)
-        y = drop(y * nn.sigmoid(1.702 * y), broadcast_dims=(-2,))
+        y = drop(quick_gelu(y), broadcast_dims=(-2,))
         y = nn.Dense(
             x.shape[-1], kernel_init=named(lecun_normal, "mlp", "embed"), **types, name="mlp_out"
         )(y)

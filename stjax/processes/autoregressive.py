@@ -1,4 +1,4 @@
-"""Frame after frame, each prediction fed back."""
+"""Frame after frame, or token after token, each prediction fed back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 
 def generate(
@@ -37,3 +37,29 @@ def generate(
 
     (_, state), frames = lax.scan(advance, (first, state), given, length)
     return jax.tree.map(lambda array: jnp.moveaxis(array, 0, 1), frames), state
+
+
+def greedy(
+    step: Callable[..., tuple[Float[Array, "b vocabulary"], Any]],
+    logits: Float[Array, "b vocabulary"],
+    state: Any,
+    length: int,
+    end: int,
+) -> Int[Array, "b length"]:
+    """The likeliest token, time after time; after the end nothing but ends.
+
+    Args:
+        step: `(token, state) -> (logits of the next one, state)`.
+        logits: of the first token.
+        state: what the network remembers of what was before it.
+        end: the token that ends a text.
+    """
+    likeliest = lambda logits: jnp.argmax(logits, -1).astype(jnp.int32)
+
+    def next_token(token, state):
+        logits, state = step(token, state)
+        return jnp.where(token == end, end, likeliest(logits)), state
+
+    first = likeliest(logits)
+    rest, _ = generate(next_token, state, first, length - 1)
+    return jnp.concatenate([first[:, None], rest], 1)

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from stjax.convert.rules import Rule
 from tests.golden_files import Golden
 
@@ -24,12 +26,14 @@ class Case:
         rules: the converter's table, official names to ours; names the gradients too.
         left_out: official names that the converter does not read.
         tolerances: output name -> relative tolerance, for named exceptions to the file's own.
+        texts: outputs that are texts, which are the same or not; no jitted call gives them.
     """
 
     forward: Callable[[Any, Mapping[str, Any]], tuple[Any, dict[str, Any]]]
     rules: tuple[Rule, ...] = ()
     left_out: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 Driver = Callable[[Golden], Case]

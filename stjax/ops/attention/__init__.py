@@ -4,7 +4,7 @@ No model writes its own softmax over keys: full, causal, windowed and sparse att
 `attention`, which knows what is fast where.
 """
 
-from stjax.ops.attention.cache import Cache, extend
+from stjax.ops.attention.cache import Cache, extend, latest
 from stjax.ops.attention.dense import naive_attention
 from stjax.ops.attention.entry import METHODS, attention
 from stjax.ops.attention.masks import (
@@ -51,6 +51,7 @@ __all__ = [
     "Windows",
     "attention",
     "extend",
+    "latest",
     "merge",
     "naive_attention",
 ]

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 class Cache(NamedTuple):
@@ -36,11 +36,14 @@ def extend(
     if cache is not None:
         keys = jnp.concatenate([cache.keys, keys], axis=1)
         values = jnp.concatenate([cache.values, values], axis=1)
-    latest = Cache(_last(keys, capacity), _last(values, capacity), jnp.int32(seen + new))
-    return keys, values, seen + new - keys.shape[1], latest
+    kept = (latest(keys, capacity), latest(values, capacity), jnp.int32(seen + new))
+    return keys, values, seen + new - keys.shape[1], Cache(*kept)
 
 
-def _last(tokens, capacity):
+def latest(
+    tokens: Shaped[Array, "b n ..."], capacity: int
+) -> Shaped[Array, "b capacity ..."]:
+    """What is kept of tokens: the last `capacity`, after zeros where there are fewer."""
     missing = max(capacity - tokens.shape[1], 0)
-    tokens = jnp.pad(tokens, ((0, 0), (missing, 0), (0, 0), (0, 0)))
+    tokens = jnp.pad(tokens, ((0, 0), (missing, 0), *[(0, 0)] * (tokens.ndim - 2)))
     return tokens[:, tokens.shape[1] - capacity :]
