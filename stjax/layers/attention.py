@@ -118,6 +118,9 @@ class StreamingAttention(nn.Module):
         bias: whether queries, keys, values and the output have one.
         dropout: rate on the attention weights.
         method: see `stjax.ops.attention.attention`.
+
+    `begin` is where each sample's stream begins: nobody sees the tokens before it, which fill up
+    what is shorter than the others. None is the first token of all.
     """
 
     heads: int
@@ -136,7 +139,12 @@ class StreamingAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t c"], state: Cache | None = None, *, train: bool = False
+        self,
+        x: Float[Array, "b t c"],
+        state: Cache | None = None,
+        *,
+        begin: Int[Array, "b"] | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "b t c"], Cache]:
         channels, kv_heads = x.shape[-1], self.kv_heads or self.heads
         if channels % self.heads or self.heads % kv_heads:
@@ -167,17 +175,21 @@ class StreamingAttention(nn.Module):
             query, key = turn(query), turn(key)
         keys, values, first, cache = extend(state, key, value, self.capacity)
         dropped = self.dropout if train else 0.0
+        seen_by_any = None
+        if begin is not None:
+            seen_by_any = first + jnp.arange(keys.shape[1]) >= begin[:, None]
         y = attention(
             query,
             keys,
             values,
             SlidingWindow(self.capacity - 1) if self.mask is None else self.mask,
+            key_mask=seen_by_any,
             method=self.method,
             query_start=seen,
             key_start=first,
             dropout=dropped,
             dropout_key=self.make_rng("dropout") if dropped else None,
-            over_time=state is None,
+            over_time=state is None and begin is None,
         )
         out = nn.DenseGeneral(
             channels,

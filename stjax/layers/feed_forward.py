@@ -21,19 +21,23 @@ class FeedForward(nn.Module):
         activation: of the hidden units, or of their gate.
         gated: whether the hidden units are linear and multiplied by an activated gate; with SiLU
             that is SwiGLU (Shazeer 2020, arXiv 2002.05202).
+        bias: whether the maps have one.
     """
 
     hidden: int
     dropout: float = 0.0
     activation: Callable[[Array], Array] = gelu
     gated: bool = False
+    bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"], *, train: bool = False) -> Float[Array, "... d"]:
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = functools.partial(
+            nn.Dense, use_bias=self.bias, dtype=self.dtype, param_dtype=self.param_dtype
+        )
         to_hidden = functools.partial(
             dense,
             self.hidden,
