@@ -81,7 +81,8 @@ def block(golden):
         loss = jnp.sum(y * inputs["cotangent"])
         return loss, {"y": y, "loss": loss, "attention_first_sample": outputs[0][1]}
 
-    return Case(forward, convert.block_rules(config, "params"))
+    # The sum cancels; y itself is 1e-7 off, as official frequencies are powers taken in float32.
+    return Case(forward, convert.block_rules(config, "params"), tolerances={"loss": 1e-5})
 
 
 def network(golden):

@@ -44,7 +44,6 @@ class Vocabulary:
     line_end: int = 8803
     mask: int = 9003
     video_start: int = 9004
-    video_end: int = 9005
     numbers: int = 8804
     unit: int = 32
 
@@ -168,8 +167,9 @@ class Lumos1(nn.Module):
 
         Args:
             layout: of the sequence.
-            begin: where each sample begins; nothing sees the tokens before it (`padded text`, and
-                text that is left out for guidance: rotary codes know differences alone).
+            begin: where each sample begins; nothing sees the tokens before it (what
+                fills up short texts, and texts left out for guidance: rotary codes know differences
+                alone).
 
         Returns:
             Features of the tokens, the linear map from them to the logits of the visual codes, and
@@ -202,6 +202,9 @@ class Lumos1(nn.Module):
         head = self.param("head", named(normal, "embed", "vocab"), shape, self.param_dtype)
         return x, head[:, self.vocabulary.text :].astype(x.dtype), state
 
+    def layout(self, prefix: int, frames: int, height: int, width: int) -> Layout:
+        return Layout(prefix, frames, height, width)
+
     def header(self, frames: int, rate: int) -> Int[np.ndarray, "3"]:
         """What stands between text and frames: a start, the duration and the frames a second."""
         numbers = self.vocabulary.numbers + np.array([frames // rate, rate])
@@ -214,7 +217,7 @@ class Lumos1(nn.Module):
         b, t, h, w = codes.shape
         known = self.vocabulary
         ends = jnp.full((b, t, h, 1), known.line_end)
-        rows = jnp.concatenate([known.text + codes, ends], -1).reshape(b, t, -1)
+        rows = jnp.concatenate([known.text + codes, ends], -1).reshape(b, t, h * (w + 1))
         rows = jnp.where(hidden, known.mask, rows)
         sides = [known.numbers + n * s // known.unit for n, s in zip((h, w), self.strides[1:])]
         around = lambda *tokens: jnp.broadcast_to(jnp.array(tokens), (b, t, len(tokens)))
