@@ -43,7 +43,7 @@ def get_config(scale="tiny"):
         space=8, latents=16, scalars=(8, 8, 8, 5, 5, 5),
     )
     config.task = dict(
-        rate=12, tokenizer_steps=0, mask="tube", least_rate=0.7, drop_text=0.1, history=0.7,
+        rate=12, mask="tube", least_rate=0.7, drop_text=0.1, history=0.7,
         hide_given=True, steps=50, temperature=1.0, compounded=False, sharpness=1.0,
         guidance=15.0, chunk=200,
     )
@@ -70,11 +70,11 @@ def get_config(scale="tiny"):
             dim=64, depth=3, heads=4, kv_heads=2, hidden=128, strides=(2, 4, 4), remat=False
         )
         config.tokenizer.update(
-            features=16, multipliers=(1, 2), blocks=1, patch=2, time=2, space=4, latents=8,
+            features=24, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
             scalars=(8, 8),
         )
         config.task.update(
-            rate=1, tokenizer_steps=300, least_rate=0.3, history=0.3, steps=6, guidance=1.0,
+            rate=1, least_rate=0.3, history=0.3, steps=6, guidance=1.0,
             hide_given=False, sharpness=float("inf"), temperature=0.0,
         )
         config.optimizer.tokenizer.update(

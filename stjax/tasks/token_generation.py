@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from stjax.ops.cross_entropy import chunked_cross_entropy
 from stjax.ops.pixels import unit_range
@@ -28,11 +27,12 @@ MASKS = ("tube", "random")
 
 @dataclasses.dataclass(frozen=True)
 class TokenGeneration:
-    """Trains a token model, and before it the tokenizer, and goes on with clips frame by frame.
+    """Trains a tokenizer and a model of its codes, and goes on with clips frame by frame.
 
     Batches hold "video", or "codes" of a tokenizer that is not here; with either there may be
-    "text", tokens with zeros in front of what is shorter. Steps below `tokenizer_steps` train the
-    tokenizer alone; from then on it is frozen, and the token model learns its codes.
+    "text", tokens with negative ones in front of what is shorter. A step updates the tokenizer,
+    then the model of its codes; a learning rate of the tokenizer that falls to zero early in the
+    run leaves the model codes that stand still.
 
     Attributes:
         model: see `stjax.models.generation.lumos1.Lumos1`.
@@ -58,7 +58,6 @@ class TokenGeneration:
     context: int
     horizon: int
     rate: int = 1
-    tokenizer_steps: int = 0
     mask: str = "tube"
     least_rate: float = 0.7
     drop_text: float = 0.1
@@ -101,27 +100,23 @@ class TokenGeneration:
     def tokenizer_loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """The tokenizer's own, in its first steps; then nothing, so that nothing moves."""
-        loss = lambda: self.tokenizing.loss(_part(variables, "tokenizer"), batch, key, step)
-        return _only(step < self.tokenizer_steps, loss)
+        """The tokenizer's own."""
+        return self.tokenizing.loss(_part(variables, "tokenizer"), batch, key, step)
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         """Mean cross-entropy of the hidden codes; that of the first and last frame beside it."""
+        del step
         at_time, at_place, without_text = jax.random.split(key, 3)
-
-        def loss():
-            codes = lax.stop_gradient(self._codes(variables, batch))
-            rate = masked.masking_rate(jax.random.uniform(at_time, codes.shape[:1]), self.least_rate)
-            dropped = jax.random.bernoulli(without_text, self.drop_text, codes.shape[:1])
-            losses = self._cross_entropy(variables, batch, codes, rate, at_place, dropped)
-            by_frame, counts = (part.sum((0, 2)) for part in losses)
-            means = by_frame / jnp.maximum(counts, 1)
-            scalars = {"first_frame": means[0], "last_frame": means[-1]}
-            return by_frame.sum() / counts.sum(), Aux(scalars, {})
-
-        return _only(step >= self.tokenizer_steps, loss)
+        codes = self._codes(variables, batch)
+        rate = masked.masking_rate(jax.random.uniform(at_time, codes.shape[:1]), self.least_rate)
+        dropped = jax.random.bernoulli(without_text, self.drop_text, codes.shape[:1])
+        losses, hidden = self._cross_entropy(variables, batch, codes, rate, at_place, dropped)
+        by_frame, counts = losses.sum((0, 2)), hidden.sum((0, 2))
+        means = by_frame / jnp.maximum(counts, 1)
+        scalars = {"first_frame": means[0], "last_frame": means[-1]}
+        return by_frame.sum() / counts.sum(), Aux(scalars, {})
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Predictions:
         """The clip's continuation, a few clips from nothing, and what the true codes cost.
@@ -300,13 +295,13 @@ class TokenGeneration:
         return self.tokenizing.encode(_part(variables, "tokenizer"), clips)
 
     def _prefix(self, batch: Batch, t: int, h: int, w: int) -> tuple[Array, Any, Array | None]:
-        """Text and header, the layout of the whole, and where each sample begins, if they differ."""
+        """Text and header, the layout of the whole, and where samples begin, if they differ."""
         b = len(next(iter(batch.values())))
         header = jnp.tile(jnp.asarray(self.model.header(t, self.rate)), (b, 1))
         text, begin = batch.get("text"), None
         if text is not None:
-            begin = (jnp.cumsum(text != 0, axis=1) == 0).sum(1)
-            header = jnp.concatenate([text, header], 1)
+            begin = (text < 0).sum(1)
+            header = jnp.concatenate([jnp.maximum(text, 0), header], 1)
         return header, self.model.layout(header.shape[1], t, h, w), begin
 
     def _cross_entropy(self, variables, batch, codes, rate, key, dropped=None):
@@ -333,8 +328,3 @@ class TokenGeneration:
 def _part(variables: Variables, name: str) -> Variables:
     return {"params": variables["params"][name]}
 
-
-def _only(now: Bool[Array, ""], loss) -> tuple[jax.Array, Aux]:
-    """The loss if it is its turn; else zeros, without the work."""
-    nothing = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(loss))
-    return lax.cond(now, loss, nothing)

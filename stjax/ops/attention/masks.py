@@ -170,8 +170,19 @@ class SameFrame(Mask):
         _positive("frames", self.frames, least=0)
 
     def _sees(self, query, key):
-        query, key = ((place - self.start) // self.tokens for place in (query, key))
+        query, key = self._frame(query), self._frame(key)
         return (query == key) & (query >= 0) & (query < self.frames)
+
+    def blocks(self, queries, keys, block_q, block_k, *, query_start=0, key_start=0):
+        first_q, last_q = map(self._frame, _ends(queries, block_q, query_start))
+        first_k, last_k = map(self._frame, _ends(keys, block_k, key_start))
+        first = np.maximum(np.maximum(first_q[:, None], first_k), 0)
+        last = np.minimum(np.minimum(last_q[:, None], last_k), self.frames - 1)
+        one = (first_q == last_q)[:, None] & (first_k == last_k)
+        return _category(first <= last, one & (first <= last))
+
+    def _frame(self, position):
+        return (position - self.start) // self.tokens
 
 
 @dataclasses.dataclass(frozen=True)
