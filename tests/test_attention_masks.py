@@ -70,6 +70,11 @@ CASES = {
     "full": (ops.Full(), lambda m, q, k: True, 61),
     "causal": (ops.Causal(), lambda m, q, k: k <= q, 61),
     "frame causal": (ops.FrameCausal(7), lambda m, q, k: k // 7 <= q // 7, 61),
+    "same frame": (
+        ops.SameFrame(5, 7, 4),
+        lambda m, q, k: (q - 5) // 7 == (k - 5) // 7 and 5 <= q < 33,
+        61,
+    ),
     "sliding": (ops.SlidingWindow(9, 4), lambda m, q, k: -4 <= q - k <= 9, 61),
     "sliding, causal": (ops.SlidingWindow(9), lambda m, q, k: 0 <= q - k <= 9, 61),
     "global": (
@@ -176,6 +181,7 @@ def test_radial_blocks_at_the_scale_of_the_paper():
     ("build", "name"),
     [
         (lambda: ops.FrameCausal(0), "tokens"),
+        (lambda: ops.SameFrame(-1, 7, 4), "start"),
         (lambda: ops.SlidingWindow(-1, 0), "before"),
         (lambda: ops.SlidingWindow(1, -1), "after"),
         (lambda: ops.GlobalLocal(-1, 0, 0), "globals"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stjax.layers.norm import QKNorm
 from stjax.ops.rotary import (
     axial_spectrum,
+    channel_spectrum,
     fractional_spectrum,
     grid_positions,
     interpolated,
@@ -73,6 +74,23 @@ def test_every_pairing_turns_its_pairs_and_leaves_the_rest(name, length, seed, k
         np.testing.assert_allclose(
             np.linalg.norm(ours[pairing], axis=-1), np.linalg.norm(x, axis=-1), 1e-9
         )
+
+
+def test_angles_of_channels_are_those_of_pairs_where_halves_follow_the_same_axes():
+    rng = np.random.default_rng(0)
+    x, positions = rng.standard_normal((1, 9, 2, 16)), rng.uniform(-50, 50, (9, 3))
+    turn = lambda spectrum: rotate(jnp.asarray(x), rotary_angles(positions, spectrum))
+    axes = [0, 1, 2, 1, 0, 2, 1, 2]
+    np.testing.assert_allclose(
+        turn(channel_spectrum(2 * axes, 100)), turn(SPECTRA["mm-rope"]), 1e-5, 1e-5
+    )
+    # Else each half has its own: that of the second half turns by axis 0, where the first stands.
+    crossed = turn(channel_spectrum(8 * [1] + 8 * [0], 100))
+    angles = rotary_angles(positions, channel_spectrum(8 * [1] + 8 * [0], 100))[:, None]
+    u, v = np.split(x[0], 2, -1)
+    cos, sin = (np.split(f(angles), 2, -1) for f in (np.cos, np.sin))
+    by_hand = np.concatenate([u * cos[0] - v * sin[0], v * cos[1] + u * sin[1]], -1)
+    np.testing.assert_allclose(crossed[0], by_hand, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(SPECTRA))

@@ -48,7 +48,7 @@ def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 def decoder_rules(config: Mapping[str, Any], official: str, ours: str) -> Iterator[Rule]:
     """The table of the blocks and the last norm."""
-    block, path = f"{official}layers.{{i}}.", f"params/{ours}blocks/"
+    block, path = f"{official}layers.{{i}}.", f"params/{ours}blocks/layers/"
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads", heads)
     for (theirs, own), count in zip(_QUERIES, (heads, groups, groups)):

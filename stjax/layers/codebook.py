@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from stjax.layers.partitioning import named
+from stjax.ops.quantize import perplexity, straight_through
 
 
 class Quantised(NamedTuple):
@@ -18,7 +19,7 @@ class Quantised(NamedTuple):
     commitment_loss: Float[Array, ""]
     codebook_loss: Float[Array, ""]
     perplexity: Float[Array, ""]
-    """exp of the entropy of the codes' use: 1 where one code serves all, `codes` where all do."""
+    """Of the codes' use, see `stjax.ops.quantize.perplexity`."""
 
 
 class Codebook(nn.Module):
@@ -57,13 +58,12 @@ class Codebook(nn.Module):
         codes = jnp.argmax(x @ table.T, axis=-1)
         nearest = table[codes]
         half_square = lambda error: 0.5 * jnp.mean(jnp.square(error))
-        use = jnp.bincount(codes.reshape(-1), length=self.codes) / codes.size
         return Quantised(
-            self.unproject(x + lax.stop_gradient(nearest - x)),
+            self.unproject(straight_through(x, nearest)),
             codes,
             self.commitment * half_square(x - lax.stop_gradient(nearest)),
             half_square(lax.stop_gradient(x) - nearest),
-            jnp.exp(-jnp.sum(use * jnp.log(use + 1e-10))),
+            perplexity(codes, self.codes),
         )
 
     def lookup(self, codes: Int[Array, "..."]) -> Float[Array, "... features"]:

@@ -52,7 +52,7 @@ class Stack(nn.Module):
     """Alike mixers one after another; itself a mixer.
 
     Parameters, and the states of the mixers, are stacked over the layers on a new leading axis,
-    so compile time does not grow with depth.
+    so compile time does not grow with depth. What it is told by name besides goes to every layer.
 
     Attributes:
         layer: factory of one layer, a mixer that keeps its input's shape; called with a `name`.
@@ -69,7 +69,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t ..."], state: Any = None, *, train: bool = False
+        self, x: Float[Array, "b t ..."], state: Any = None, *, train: bool = False, **told: Any
     ) -> tuple[Float[Array, "b t ..."], Any]:
         def apply(layer: nn.Module, carry, at):
             x, kept = carry
@@ -79,7 +79,7 @@ class Stack(nn.Module):
             ]
             for (_, target), source in zip(self.skips, kept):
                 x = x + jnp.where(index == target, source, 0)
-            x, state = layer(at_edge(x), state, train=train)
+            x, state = layer(at_edge(x), state, train=train, **told)
             return (x, kept), state
 
         run = nn.scan(

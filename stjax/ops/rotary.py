@@ -12,7 +12,7 @@ channels make a pair:
 | RoPE-2D of CroCo and VGGT | `axial_spectrum((16, 16), base=100)` | halves, of 2 blocks |
 | Qwen2-VL's ViT | `axial_spectrum((20, 20))` | halves |
 | Qwen2-VL's M-RoPE | `shared_spectrum(np.repeat((0, 1, 2), (16, 24, 24)))` | halves |
-| Lumos-1's MM-RoPE | `shared_spectrum(np.tile(<axes of 16 pairs>, d // 32))` | halves |
+| Lumos-1's MM-RoPE | `channel_spectrum(np.tile(<axes of 16 channels>, d // 16))` | halves |
 | LTX-Video | `fractional_spectrum(width, axes=3)`, before the heads are split | interleaved |
 """
 
@@ -25,7 +25,10 @@ from jaxtyping import Array, Float, Float64, Int, Num
 
 
 class Spectrum(NamedTuple):
-    """How fast each of p pairs of channels turns, in radians per unit, and along which axis."""
+    """How fast each of p pairs of channels turns, in radians per unit, and along which axis.
+
+    Or each channel, where the two of a pair may follow axes of their own (`channel_spectrum`).
+    """
 
     frequencies: Float64[np.ndarray, "p"]
     axes: Int[np.ndarray, "p"]
@@ -53,6 +56,18 @@ def shared_spectrum(axes: Sequence[int], base: float = 10_000) -> Spectrum:
         axes: the axis of every pair.
     """
     return Spectrum(_geometric(len(axes), base), np.asarray(axes))
+
+
+def channel_spectrum(axes: Sequence[int], base: float = 10_000) -> Spectrum:
+    """`shared_spectrum` told channel by channel, as Lumos-1 deals the axes out.
+
+    Channels k and k + d / 2 share a frequency, and where d is a multiple of twice the length of the
+    pattern of axes, an axis: then it is the same code.
+
+    Args:
+        axes: the axis of each of d channels, d even.
+    """
+    return Spectrum(np.tile(_geometric(len(axes) // 2, base), 2), np.asarray(axes))
 
 
 def fractional_spectrum(features: int, axes: int, base: float = 10_000) -> Spectrum:
@@ -142,7 +157,7 @@ def rotary_angles(positions: Num[Array, "... axes"], spectrum: Spectrum) -> Floa
 
 def rotate(
     x: Float[Array, "*b n h d"],
-    angles: Float[Array, "*#b #n p"],
+    angles: Float[Array, "*#b #n p"] | Float[Array, "*#b #n d"],
     *,
     interleaved: bool = False,
     blocks: int = 1,
@@ -153,7 +168,8 @@ def rotate(
 
     Args:
         x: queries or keys. Channels beyond the first 2 p stay as they are.
-        angles: those of `rotary_angles`, the same for all heads.
+        angles: those of `rotary_angles`, the same for all heads; of pairs, or of each of d channels
+            whose first half pairs with the second: u then turns by its own angle, and v by its own.
         interleaved: whether channels 2 k and 2 k + 1 make pair k, or else k and k + p.
         blocks: into how many equal blocks the channels fall, each paired half by half by itself;
             means nothing where they are interleaved.
@@ -162,9 +178,12 @@ def rotate(
         ValueError: shapes that do not fit, blocks that do not divide the pairs.
     """
     pairs = angles.shape[-1] if angles.ndim else 0
+    each = 0 < pairs == x.shape[-1] and pairs % 2 == 0 and blocks == 1 and not interleaved
+    if each:
+        pairs //= 2
     if x.ndim < 3 or x.shape[-1] < 2 * pairs:
         raise ValueError(f"x: {x.shape} instead of (..., n, h, {2 * pairs} or more)")
-    wanted = (*x.shape[:-2], pairs)
+    wanted = (*x.shape[:-2], pairs * (1 + each))
     if angles.ndim > len(wanted) or any(
         ours not in (1, theirs) for ours, theirs in zip(angles.shape[::-1], wanted[::-1])
     ):
@@ -175,12 +194,11 @@ def rotate(
     numpy = np if isinstance(angles, np.ndarray) else jnp
     x = jnp.asarray(x)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    shape = (*angles.shape[:-1], 1, blocks, pairs // blocks)
+    shape = (*angles.shape[:-1], 1, blocks, 1 + each, pairs // blocks)
     cos, sin = (jnp.asarray(f(angles).reshape(shape), dtype) for f in (numpy.cos, numpy.sin))
-    turned = x[..., : 2 * pairs].astype(dtype).reshape(*x.shape[:-1], blocks, 2, pairs // blocks)
-    u, v = turned[..., 0, :], turned[..., 1, :]
-    turned = jnp.stack([u * cos - v * sin, u * sin + v * cos], -2).astype(x.dtype)
-    turned = turned.reshape(*x.shape[:-1], 2 * pairs)
+    uv = x[..., : 2 * pairs].astype(dtype).reshape(*x.shape[:-1], blocks, 2, pairs // blocks)
+    across = jnp.stack([-uv[..., 1, :], uv[..., 0, :]], -2)
+    turned = (uv * cos + across * sin).astype(x.dtype).reshape(*x.shape[:-1], 2 * pairs)
     return jnp.concatenate([turned, x[..., 2 * pairs :]], -1)
 
 

@@ -16,13 +16,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from stjax.layers.attention import StreamingAttention
-from stjax.layers.feed_forward import SwiGLU
+from stjax.layers.llama_block import LlamaBlock
 from stjax.layers.partitioning import named
-from stjax.layers.repeat import repeat
+from stjax.layers.sequence import Stack
 from stjax.ops.attention import Cache, Causal, attention, latest
 from stjax.ops.rotary import axial_spectrum, rotary_angles
-from stjax.ops.sharding import at_edge
 
 # Kinds of tokens: nothing attends to padding; what else they tell is the model's affair.
 PAD, TEXT, IMAGE = 0, 1, 2
@@ -51,62 +49,6 @@ def attend(q, k, v, mask, *, kinds: Kinds | None = None, **options: Any) -> Floa
     """
     key_mask = None if kinds is None else kinds != PAD
     return attention(q, k, v, mask, key_mask=key_mask, **options)
-
-
-class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + SwiGLU(norm(x)).
-
-    Attributes: as of `Decoder`.
-    """
-
-    heads: int
-    kv_heads: int
-    hidden: int
-    capacity: int
-    base: float
-    epsilon: float
-    qkv_bias: bool
-    attend: Callable[..., Array]
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n c"],
-        state: Cache | None,
-        kinds: Int[Array, "b m"] | None,
-        train: bool,
-    ) -> tuple[Float[Array, "b n c"], Cache]:
-        """`kinds` are those of all tokens at hand, the ones remembered before the new ones."""
-        x = at_edge(x)
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = lambda name: nn.RMSNorm(self.epsilon, name=name, **dtypes)
-        spectrum = axial_spectrum((x.shape[-1] // self.heads // 2,), self.base)
-        mixer = StreamingAttention(
-            self.heads,
-            self.capacity,
-            self.kv_heads,
-            mask=Causal(),
-            rotary=lambda positions: rotary_angles(positions[:, None], spectrum),
-            bias=self.qkv_bias,
-            out_bias=False,
-            kernel_init=fan_in,
-            name="attention",
-            **dtypes,
-        )
-        y, state = mixer(
-            norm("attention_norm")(x), state, functools.partial(self.attend, kinds=kinds),
-            train=train,
-        )
-        self.sow("intermediates", "attended", y)
-        x = x + y
-        mlp = SwiGLU(
-            self.hidden, bias=False, kernel_init=fan_in, name="feed_forward", **dtypes
-        )
-        x = x + mlp(norm("feed_forward_norm")(x), train=train)
-        self.sow("intermediates", "output", x)
-        return x, state
 
 
 class Decoder(nn.Module):
@@ -163,11 +105,26 @@ class Decoder(nn.Module):
         if state is not None and state.kinds is not None:
             kinds = jnp.concatenate([state.kinds, kinds], 1)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        blocks = repeat(DecoderBlock, self.depth, self.remat, shared=1, convolves=False)
-        x, layers = blocks(
-            self.heads, self.kv_heads, self.hidden, self.capacity, self.base, self.epsilon,
-            self.qkv_bias, self.attend, name="blocks", **dtypes,
-        )(x, None if state is None else state.layers, kinds, train)
+        spectrum = axial_spectrum((x.shape[-1] // self.heads // 2,), self.base)
+        block = functools.partial(
+            LlamaBlock,
+            self.heads,
+            self.hidden,
+            self.capacity,
+            self.kv_heads,
+            Causal(),
+            rotary=lambda positions: rotary_angles(positions[:, None], spectrum),
+            qkv_bias=self.qkv_bias,
+            epsilon=self.epsilon,
+            kernel_init=fan_in,
+            **dtypes,
+        )
+        x, layers = Stack(block, self.depth, remat=self.remat, name="blocks")(
+            x,
+            None if state is None else state.layers,
+            attend=functools.partial(self.attend, kinds=kinds),
+            train=train,
+        )
         x = nn.RMSNorm(self.epsilon, name="norm", **dtypes)(x)
         return x, State(layers, None if kinds is None else latest(kinds, self.capacity))
 

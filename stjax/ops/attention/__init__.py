@@ -22,6 +22,7 @@ from stjax.ops.attention.masks import (
     GlobalLocal,
     Mask,
     Neighbourhood,
+    SameFrame,
     SlidingWindow,
     Windows,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Neighbourhood",
     "Radial",
     "RadialBlocks",
+    "SameFrame",
     "SlidingWindow",
     "Windows",
     "attention",

@@ -148,6 +148,44 @@ class FrameCausal(_Band):
 
 
 @dataclasses.dataclass(frozen=True)
+class SameFrame(Mask):
+    """A query within a frame sees that frame; the tokens before and after all frames see nothing.
+
+    `Causal() | SameFrame(...)` is a sequence of text and video that is causal but for its frames,
+    each of which sees all of itself (Lumos-1: Yuan et al. 2025, arXiv 2507.08801).
+
+    Attributes:
+        start: position of the first frame's first token.
+        tokens: tokens to a frame.
+        frames: how many there are, one after the other.
+    """
+
+    start: int
+    tokens: int
+    frames: int
+
+    def __post_init__(self):
+        _positive("start", self.start, least=0)
+        _positive("tokens", self.tokens)
+        _positive("frames", self.frames, least=0)
+
+    def _sees(self, query, key):
+        query, key = self._frame(query), self._frame(key)
+        return (query == key) & (query >= 0) & (query < self.frames)
+
+    def blocks(self, queries, keys, block_q, block_k, *, query_start=0, key_start=0):
+        first_q, last_q = map(self._frame, _ends(queries, block_q, query_start))
+        first_k, last_k = map(self._frame, _ends(keys, block_k, key_start))
+        first = np.maximum(np.maximum(first_q[:, None], first_k), 0)
+        last = np.minimum(np.minimum(last_q[:, None], last_k), self.frames - 1)
+        one = (first_q == last_q)[:, None] & (first_k == last_k)
+        return _category(first <= last, one & (first <= last))
+
+    def _frame(self, position):
+        return (position - self.start) // self.tokens
+
+
+@dataclasses.dataclass(frozen=True)
 class SlidingWindow(_Band):
     """A query sees the keys from `before` positions before it to `after` positions after it."""
 

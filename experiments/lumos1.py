@@ -1,0 +1,37 @@
+"""Lumos-1: a language model writes video, frame after frame, each by masked diffusion.
+
+The paper's claim: a Llama with positions dealt out over time, height and width, trained with the
+same places hidden in all frames, generates video as well as diffusion models do.
+`python -m experiments.lumos1` trains a tokenizer and then the model on moving digits, and goes on
+with clips that it sees the first frames of.
+"""
+
+from configs import lumos1
+from experiments._prediction import dtype
+from stjax import data
+from stjax.models.generation.cosmos_tokenizer import CosmosTokenizer
+from stjax.models.generation.lumos1 import Lumos1, Vocabulary
+from stjax.tasks.token_generation import TokenGeneration
+from stjax.tasks.tokenizing import Tokenizing
+from stjax.train.cli import main
+from stjax.train.experiment import Experiment
+
+
+def experiment(config) -> Experiment:
+    splits = data.load(
+        **config.data, count_test=config.test.count_test, test_file=config.test.test_file or None
+    )
+    channels = splits.train.spec["video"].shape[-1]
+    tokenizer = CosmosTokenizer(channels=channels, **config.tokenizer, dtype=dtype(config))
+    task = TokenGeneration(
+        model=Lumos1(Vocabulary(**config.vocabulary), **config.model, dtype=dtype(config)),
+        tokenizing=Tokenizing(tokenizer),
+        context=config.data.context,
+        horizon=config.data.horizon,
+        **config.task,
+    )
+    return Experiment.from_config(config, task, splits)
+
+
+if __name__ == "__main__":
+    main(experiment, lumos1)
