@@ -112,7 +112,7 @@ def test_adapters_change_nothing_at_first_and_are_of_their_rank():
     adapters, same, changed = run(params)
     jax.tree.map(np.testing.assert_array_equal, same, params)
     assert {path.rsplit("/", 2)[1] for path in adapters} == {"query", "key", "out"}
-    old, new = (tree["decoder"]["blocks"]["feed_forward"] for tree in (params, changed))
+    old, new = (tree["decoder"]["blocks"]["layers"]["feed_forward"] for tree in (params, changed))
     np.testing.assert_allclose(new["out"]["kernel"] - old["out"]["kernel"], 4.0, rtol=1e-5)
     np.testing.assert_array_equal(new["in"]["kernel"], old["in"]["kernel"])
     with pytest.raises(ValueError, match=r"^lora.targets: 'nothing' names none of"):

@@ -32,7 +32,7 @@ def llama(golden):
         inner = inner["intermediates"]["decoder"]
         loss = next_token_loss(logits, inputs["labels"])
         return loss, {
-            "layer0": inner["blocks"]["output"][0][0],
+            "layer0": inner["blocks"]["layers"]["output"][0][0],
             "last_hidden": inner["norm"]["__call__"][0],
             "logits": logits,
             "loss": loss,

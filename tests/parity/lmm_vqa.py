@@ -43,7 +43,7 @@ def network(golden):
             "clip_features": features[:, :, :2],
             "joint_tokens": inner["intermediates"]["joint"][0],
             "visual_tokens": visual,
-            "layer0": read["intermediates"]["language"]["blocks"]["output"][0][0][:, ::3],
+            "layer0": read["intermediates"]["language"]["blocks"]["layers"]["output"][0][0][:, ::3],
             "logits": logits,
             "loss": loss,
         }
@@ -89,7 +89,7 @@ def language(golden):
                 {"params": variables["params"]["decoder"]}, inputs["embeds"], None,
                 inputs["types"], mutable="intermediates",
             )
-            inner = inner["intermediates"]["blocks"]
+            inner = inner["intermediates"]["blocks"]["layers"]
             outputs |= {
                 f"{name}/attn0": inner["attended"][0][0],
                 f"{name}/layer0": inner["output"][0][0],
