@@ -5,6 +5,7 @@ He et al.'s (arXiv 1512.03385), and TECO's (Yan et al., arXiv 2210.02396), which
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import einops
@@ -120,16 +121,20 @@ def _conv_norm(module, x, features, side, stride, name, before, after, *, train)
 
 
 class ResNetBlock(nn.Module):
-    """x + 0.1 h, h: twice GroupNorm, ELU, 3x3 convolution.
+    """x + share h, h: twice GroupNorm, activation, 3x3 convolution.
 
     Attributes:
         features: channels of the output; where they differ from the input's, a 1x1 convolution
-            without bias stands in for x.
+            stands in for x.
         groups: of the GroupNorms.
+        skip_bias: whether that convolution has a bias.
     """
 
     features: int
     groups: int = 32
+    activation: Callable[[Array], Array] = nn.elu
+    share: float = 0.1
+    skip_bias: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -146,10 +151,15 @@ class ResNetBlock(nn.Module):
                 bias_init=named(nn.initializers.zeros, after),
                 **types,
                 name=f"conv_{k}",
-            )(nn.elu(h))
+            )(self.activation(h))
         if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), use_bias=False, **types, name="skip")(x)
-        return x + 0.1 * h
+            skip = nn.Conv(self.features, (1, 1), use_bias=self.skip_bias, **types, name="skip")
+            x = skip(x)
+        return x + self.share * h
+
+
+# Its fields in latent diffusion's autoencoders (Rombach et al. 2022, arXiv 2112.10752).
+LATENT = {"activation": nn.silu, "share": 1.0, "skip_bias": True}
 
 
 class ResNetEncoder(nn.Module):
@@ -212,38 +222,3 @@ class ResNetDecoder(nn.Module):
             name="head",
         )
         return head(nn.LayerNorm(**types, name="norm")(x))
-
-
-class ResidualBlock(nn.Module):
-    """x + h, h: twice GroupNorm, SiLU, 3x3 convolution.
-
-    The block of latent diffusion's autoencoders (Rombach et al. 2022, arXiv 2112.10752).
-
-    Attributes:
-        features: channels of the output; where they differ from the input's, a 1x1 convolution
-            stands in for x.
-        groups: of the GroupNorms.
-    """
-
-    features: int
-    groups: int = 32
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w features"]:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = x
-        for k, (before, after) in enumerate((("embed", "mlp"), ("mlp", "embed"))):
-            norm = frame_group_norm(self.groups, before, epsilon=1e-6, **types, name=f"norm_{k}")
-            h = nn.Conv(
-                self.features,
-                (3, 3),
-                kernel_init=named(nn.initializers.lecun_normal(), None, None, before, after),
-                bias_init=named(nn.initializers.zeros, after),
-                **types,
-                name=f"conv_{k}",
-            )(nn.silu(norm(h)))
-        if x.shape[-1] != self.features:
-            x = nn.Conv(self.features, (1, 1), **types, name="skip")(x)
-        return x + h

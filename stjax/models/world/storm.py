@@ -26,7 +26,7 @@ from stjax.layers.feed_forward import FeedForward
 from stjax.layers.norm import frame_group_norm
 from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
-from stjax.layers.resnet import ResidualBlock
+from stjax.layers.resnet import LATENT, ResNetBlock
 from stjax.layers.transformer import PreNormBlock
 from stjax.layers.up_conv import UpConv
 from stjax.ops import cameras as geometry
@@ -408,7 +408,8 @@ class ConvDecoder(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = functools.partial(nn.Conv, kernel_size=(3, 3), **types)
         norm = lambda name: frame_group_norm(32, epsilon=1e-6, name=name, **types)
-        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        block = nn.remat(ResNetBlock) if self.remat else ResNetBlock
+        block = functools.partial(block, **LATENT, **types)
         first = self.channels[0]
         views = latents.shape[:-3]
         latents, alpha = (x.reshape(-1, *x.shape[len(views) :]) for x in (latents, alpha))
@@ -416,16 +417,16 @@ class ConvDecoder(nn.Module):
         free = self.param("mask_token", _token, (first,), self.param_dtype)
         alpha = alpha[..., None].astype(x.dtype)
         x = x * alpha + free.astype(x.dtype) * (1 - alpha)
-        x = block(first, name="before", **types)(x)
+        x = block(first, name="before")(x)
         attention = SelfAttention(
             8, first // 8, qkv_bias=True, kernel_init=_init, name="attention", **types
         )
         flat = norm("attention_norm")(x).reshape(len(x), -1, first)
         x = x + attention(flat).reshape(x.shape)
-        x = block(first, name="after", **types)(x)
+        x = block(first, name="after")(x)
         for level, channels in enumerate(self.channels):
             for k in range(3):
-                x = block(channels, name=f"block_{level}_{k}", **types)(x)
+                x = block(channels, name=f"block_{level}_{k}")(x)
             if level:
                 x = einops.repeat(x, "n h w c -> n (h 2) (w 2) c")
                 x = conv(channels, name=f"up_{level}")(x)
