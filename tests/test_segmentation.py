@@ -159,7 +159,7 @@ def test_a_task_learns_from_its_frames_and_scores_all_labelled_ones():
         np.testing.assert_allclose(scores[name][0], best, atol=1e-6)
     np.testing.assert_array_equal(scores["dice"][1], np.full(6, LENGTH))
     ends = {**data, "labelled": np.tile(np.float32([1, 0, 0, 1]), (6, 1))}
-    worse = np.asarray(jax.nn.one_hot(data["mask"], 2))
+    worse = np.array(jax.nn.one_hot(data["mask"], 2))
     worse[:, 1:-1] = (1, 0)
     np.testing.assert_allclose(task.metrics(worse, ends)["dice"][0], 1)
     np.testing.assert_allclose(task.metrics(worse, data)["dice"][0], 0.5)
