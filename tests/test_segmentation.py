@@ -62,7 +62,8 @@ def test_scores_of_one_pixel_and_of_nothing():
         predicted, true
     )
     expected = {
-        "dice": [2 / 3, 1, 0], "iou": [1 / 2, 1, 0], "precision": [1, 1, 0], "recall": [1 / 2, 1, 1],
+        "dice": [2 / 3, 1, 0], "iou": [1 / 2, 1, 0],
+        "precision": [1, 1, 0], "recall": [1 / 2, 1, 1],
         "specificity": [1, 1, 11 / 12], "accuracy": [11 / 12, 1, 11 / 12],
         # From the one pixel 0; from the two 0 and 3. The frame's diagonal where there is nothing.
         "hd95": [0.95 * 3, 0, 5], "assd": [1, 0, 5],
@@ -77,14 +78,16 @@ def test_scores_of_one_pixel_and_of_nothing():
 def test_points_are_taken_between_pixels_and_where_the_map_wavers():
     ramp = jnp.linspace(-1, 1, 5)[None, None, :, None] * jnp.ones((1, 5, 1, 1))
     corner = jnp.array([[[0.5, 0.1], [0.5, 0.2], [0.5, 0.0]]])
-    np.testing.assert_allclose(at_points(ramp, corner)[0, :, 0], [-1, -0.75, -0.5], atol=1e-6)
+    read = quick.jit(at_points)(ramp, corner)[0, :, 0]
+    np.testing.assert_allclose(read, [-1, -0.75, -0.5], atol=1e-6)
+    choose = quick.jit(uncertain_points, static_argnums=2)
     logits = jnp.concatenate([-ramp, ramp], -1)
     candidates = jnp.stack([jnp.full(9, 0.5), jnp.linspace(0.1, 0.9, 9)], -1)[None]
-    chosen = uncertain_points(logits, candidates, 3)[0, :, 1]
+    chosen = choose(logits, candidates, 3)[0, :, 1]
     assert chosen[0] == pytest.approx(0.5)
     assert sorted(np.round(np.asarray(chosen), 1).tolist()) == pytest.approx([0.4, 0.5, 0.6])
     three = jnp.array([[[[3.0, 0, 1], [2, 2.5, 0], [0, 0, 9]]]])
-    middle = uncertain_points(three, jnp.array([[[0.5, 1 / 6], [0.5, 0.5], [0.5, 5 / 6]]]), 1)
+    middle = choose(three, jnp.array([[[0.5, 1 / 6], [0.5, 0.5], [0.5, 5 / 6]]]), 1)
     np.testing.assert_allclose(middle, [[[0.5, 0.5]]])
 
 
