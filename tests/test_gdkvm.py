@@ -10,6 +10,7 @@ import pytest
 from configs import gdkvm as configs
 from stjax.layers.resnet import ResNet
 from stjax.models.dense.gdkvm import GDKVM, GatedDeltaRule
+from stjax.train import flops
 from tests import quick
 
 ENCODER = functools.partial(ResNet, (1, 1, 1), 4)
@@ -30,6 +31,13 @@ def test_parameters_at_published_sizes(sizes):
     params = jax.eval_shape(model.init, jax.random.key(0), video)["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == configs.FACTS["parameters_of"][sizes]
+
+
+def test_multiply_adds_of_ten_frames():
+    model, video = GDKVM(), jax.ShapeDtypeStruct((1, 10, 128, 128, 1), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    count = flops.count(lambda *args: model.apply(*args)[0], variables, video) / 2
+    assert count == pytest.approx(configs.FACTS["macs_of_128"], rel=0.01)
 
 
 def written(frames=40, **options):
