@@ -80,6 +80,8 @@ def get_config(scale="tiny", data="camus", decoder="base", image_encoder="resnet
     config.task.evaluated = ()
     config.optimizer.schedule = "warmup_cosine"
     config.optimizer.schedule_args = dict(warmup=100)
+    if scale == "small":
+        config.optimizer.peak = 3e-4
     if scale == "tiny":
         config.data.update(size=64, length=5, count_test=60)
         config.model.update(
@@ -89,7 +91,7 @@ def get_config(scale="tiny", data="camus", decoder="base", image_encoder="resnet
         )
         config.task.points = 1_024
         config.optimizer.update(peak=3e-3, clip=1.0, eps=1e-8, schedule_args=dict(warmup=40))
-        config.train.update(batch=8, steps=400, seed=0, precision="float32")
+        config.train.update(batch=8, steps=250, seed=0, precision="float32")
         config.run.update(eval_every=0, eval_batch=30, workers=0)
     return config
 

@@ -10,6 +10,7 @@ import pytest
 from configs import gdkvm as configs
 from stjax.layers.resnet import ResNet
 from stjax.models.dense.gdkvm import GDKVM, GatedDeltaRule
+from stjax.train import flops
 from tests import quick
 
 ENCODER = functools.partial(ResNet, (1, 1, 1), 4)
@@ -17,7 +18,7 @@ TINY = {
     "image_encoder": ENCODER, "mask_encoder": ENCODER, "width": 8, "key_width": 4,
     "decoder": (8, 8, 4), "queries": 2, "blocks": 1, "heads": 2, "hidden": 8,
 }
-VIDEO = jnp.sin(jnp.arange(2 * 3 * 16 * 32 * 1.0)).reshape(2, 3, 16, 32, 1)
+VIDEO = jnp.sin(jnp.arange(2 * 2 * 16 * 32 * 1.0)).reshape(2, 2, 16, 32, 1)
 
 
 @pytest.mark.parametrize("sizes", configs.FACTS["parameters_of"], ids="-".join)
@@ -30,6 +31,13 @@ def test_parameters_at_published_sizes(sizes):
     params = jax.eval_shape(model.init, jax.random.key(0), video)["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == configs.FACTS["parameters_of"][sizes]
+
+
+def test_multiply_adds_of_ten_frames():
+    model, video = GDKVM(), jax.ShapeDtypeStruct((1, 10, 128, 128, 1), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), video)
+    count = flops.count(lambda *args: model.apply(*args)[0], variables, video) / 2
+    assert count == pytest.approx(configs.FACTS["macs_of_128"], rel=0.01)
 
 
 def written(frames=40, **options):
@@ -70,33 +78,40 @@ def test_the_gate_of_the_code_is_the_logarithm_of_the_papers():
     assert not np.allclose(paper[1], code[1], atol=1e-3)
 
 
-def test_training_moves_statistics_over_the_frames_and_remat_changes_nothing():
-    models = GDKVM(**TINY), GDKVM(**TINY, remat=True)
-    variables = quick.variables(models[0], VIDEO)
+def drawn(model):
+    """Small weights of both signs, so that no mask is certain; drawn without compiling."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), VIDEO)
+    draw = lambda leaf: jnp.asarray(rng.normal(scale=0.2, size=leaf.shape), leaf.dtype)
+    drawn = jax.tree.map(draw, shapes)
+    return {**drawn, "batch_stats": jax.tree.map(jnp.ones_like, shapes["batch_stats"])}
+
+
+def test_training_moves_statistics_and_reaches_the_gates():
+    model = GDKVM(**TINY, remat=True)
+    variables = drawn(GDKVM(**TINY))
 
     @quick.jit
     def run(variables):
-        def loss(params, model):
-            (logits, auxiliary), changed = model.apply(
+        def loss(params):
+            (logits, _), changed = model.apply(
                 {**variables, "params": params}, VIDEO, train=True, mutable="batch_stats"
             )
-            return logits.std() + sum(x.std() for x in auxiliary.values()), changed
+            return logits[:, -1].std(), changed
 
-        return [jax.grad(loss, has_aux=True)(variables["params"], model) for model in models]
+        return jax.grad(loss, has_aux=True)(variables["params"])
 
-    (grads, changed), (again, _) = run(variables)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
-    jax.tree.map(close, grads, again)
-    moved = jax.tree.map(lambda a, b: not np.allclose(a, b), variables["batch_stats"],
-                         changed["batch_stats"])
+    grads, changed = run(variables)
+    moved = jax.tree.map(
+        lambda a, b: not np.allclose(a, b), variables["batch_stats"], changed["batch_stats"]
+    )
     assert all(jax.tree.leaves(moved))
-    # Gradients go back through the memory to its gates.
-    assert np.abs(grads["frame"]["rule"]["log_rate"]).max() > 0
+    assert all(np.abs(grads["frame"]["rule"][name]).max() > 0 for name in ("log_rate", "step_bias"))
 
 
 def test_frames_see_the_past_alone_and_a_prompt_tells_objects_apart():
     model = GDKVM(**TINY)
-    variables = quick.variables(model, VIDEO)
+    variables = drawn(model)
     prompt = jnp.zeros((2, 16, 32, 2)).at[:, :8, :, 0].set(1).at[:, 8:, :16, 1].set(1)
 
     @quick.jit
@@ -104,19 +119,19 @@ def test_frames_see_the_past_alone_and_a_prompt_tells_objects_apart():
         return model.apply(variables, video)[0], model.apply(variables, video, prompt)[0]
 
     alone, prompted = run(VIDEO)
-    assert alone.shape == (2, 3, 16, 32, 2)
-    assert prompted.shape == (2, 3, 16, 32, 3)
-    np.testing.assert_allclose(alone[..., 0], -alone[..., 1], rtol=1e-4, atol=1e-5)
+    assert alone.shape == (2, 2, 16, 32, 2)
+    assert prompted.shape == (2, 2, 16, 32, 3)
+    np.testing.assert_allclose(alone[..., 0], -alone[..., 1], rtol=1e-3, atol=1e-4)
     assert not np.allclose(prompted[..., 1], prompted[..., 2], atol=1e-6)
-    changed, _ = run(VIDEO.at[:, 2].set(0.5))
-    np.testing.assert_array_equal(alone[:, :2], changed[:, :2])
-    assert not np.allclose(alone[:, 2], changed[:, 2], atol=1e-6)
+    changed, _ = run(VIDEO.at[:, 1].set(0.5))
+    np.testing.assert_array_equal(alone[:, 0], changed[:, 0])
+    assert not np.allclose(alone[:, 1], changed[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "video", "prompt", "message"),
     [
-        ({}, VIDEO[:, :, :, :24], None, r"^video: \(2, 3, 16, 24, 1\); 16 does not divide"),
+        ({}, VIDEO[:, :, :, :24], None, r"^video: \(2, 2, 16, 24, 1\); 16 does not divide"),
         ({}, VIDEO, VIDEO[:, 0, :8], r"^prompt: \(2, 8, 32, 1\) instead of \(2, 16, 32, 'n'\)"),
         ({"memory": "lstm"}, VIDEO, None, "^memory: 'lstm' is none of"),
         ({"gate": "own"}, VIDEO, None, "^gate: 'own' is neither"),
