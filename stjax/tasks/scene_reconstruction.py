@@ -162,7 +162,7 @@ class SceneReconstruction:
 
     def render(self, predictions: Predictions, batch: Batch) -> dict[str, Any]:
         """Truth beside what was rendered: colour, depth, flow and the parts that move alike."""
-        shown, views = min(2, len(predictions)), predictions.shape[3]
+        shown, views = min(2, len(predictions)), predictions.shape[2]
         rows = [
             self._pictures(predictions, batch, clip, (clip + views // 2) % views)
             for clip in range(shown)

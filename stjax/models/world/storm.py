@@ -11,6 +11,7 @@ Where the published code (NVlabs/GaussianSTORM@fcd2561) differs from what is mea
 """
 
 import functools
+import math
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -244,9 +245,11 @@ class STORM(nn.Module):
         maps |= gaussians._asdict() | {"velocities": velocities}
         self.sow("intermediates", "maps", maps)
         times = jnp.broadcast_to(cameras.times[..., None, None], depth.shape[:-1])
-        flat = lambda array, axes: array.reshape(len(array), -1, *array.shape[5:])
-        gaussians = Gaussians(*(flat(array, 5) for array in gaussians))
-        return Scene(gaussians, *(flat(array, 5) for array in (times, velocities, weights)))
+        count = math.prod(times.shape[1:])
+        flat = lambda array: array.reshape(len(array), count, *array.shape[5:])
+        return Scene(
+            Gaussians(*map(flat, gaussians)), *map(flat, (times, velocities, weights))
+        )
 
     def _splat(self, scene, targets, size, train):
         """The scene moved to the targets' times and rasterised, all context frames together."""
