@@ -75,13 +75,13 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.train.update(batch=16, steps=8_000)
         config.run.update(eval_every=0)
     if scale == "tiny":
-        config.data.update(source="street", size=(16, 24), cameras=2, targets=2, count_test=16)
+        config.data.update(source="street", size=(16, 24), cameras=2, targets=2, count_test=8)
         config.model.update(
             dim=96, depth=3, heads=4, patch=4, features=(64, 32), motion_tokens=4,
-            sky_features=64, far=80.0, tile=8, capacity=384, remat=False,
+            sky_features=64, far=80.0, tile=8, capacity=320, remat=False,
         )
-        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=50))
-        config.train.update(batch=4, steps=450, precision="float32")
+        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=30))
+        config.train.update(batch=2, steps=420, precision="float32")
         config.run.update(eval_every=0, checkpoint_every=200, eval_batch=8, workers=0)
     return config
 

@@ -178,11 +178,10 @@ class STORM(nn.Module):
         )
 
     def _tokens(self, video, cameras, train):
-        """The transformer's answer at the sky's, the cameras', the motion's and the patches' tokens.
+        """The transformer's answer at the tokens of the sky, the cameras, motion and patches.
 
         Patches come as maps, (b, t, v, rows, columns, dim).
         """
-        b, t, v = video.shape[:3]
         rays = geometry.rays(*cameras[:2], video.shape[3:5], self.centre)
         pixels = jnp.concatenate([video, geometry.pluecker(*rays)], -1)
         dense = functools.partial(nn.Dense, **self._types)
@@ -205,9 +204,9 @@ class STORM(nn.Module):
             self.param(f"{name}_tokens", _token, (count, self.dim), self.param_dtype)
             for name, count in counts.items() if count
         ]  # fmt: skip
-        parts = [jnp.broadcast_to(part.astype(x.dtype), (b, *part.shape)) for part in parts]
         shape = x.shape
-        x = jnp.concatenate([*parts, x.reshape(b, -1, self.dim)], 1)
+        parts = [jnp.broadcast_to(part.astype(x.dtype), (len(x), *part.shape)) for part in parts]
+        x = jnp.concatenate([*parts, x.reshape(len(x), -1, self.dim)], 1)
         blocks = repeat(PreNormBlock, self.depth, self.remat, convolves=False)
         x, _ = blocks(self.heads, **self._types, name="blocks")(x, None, train)
         x = nn.LayerNorm(1e-6, use_fast_variance=False, **self._types, name="norm")(x)
@@ -311,7 +310,9 @@ class STORM(nn.Module):
         if video.ndim != 6 or video.shape[-1] != 3:
             raise ValueError(f"video: {video.shape} instead of (b, t, v, height, width, 3)")
         if video.shape[2] != self.cameras and self.affine != "none":
-            raise ValueError(f"video: {video.shape} of {video.shape[2]} cameras, not {self.cameras}")
+            raise ValueError(
+                f"video: {video.shape} of {video.shape[2]} cameras, not {self.cameras}"
+            )
         if not self.latent and 2 ** len(self.features) != self.patch:
             raise ValueError(
                 f"features: {self.features} enlarge {2 ** len(self.features)} times, and patches "
