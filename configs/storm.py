@@ -51,7 +51,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         count_train=100_000, count_test=32, seed=0,
     )
     config.model = dict(
-        **VARIANTS["B/8"], motion_tokens=16, temperature=0.5, features=(512, 256, 128),
+        **VARIANTS["B/8"], motion_tokens=16, moves=True, temperature=0.5, features=(512, 256, 128),
         latent=0, near=0.2, far=400.0, largest=0.5, affine="matrix", sky=True, sky_features=512,
         centre=0.5, slowest=1.0, tile=16, capacity=8192, remat=True,
     )
@@ -89,7 +89,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
 def ablations():
     """What velocities are for: without them, without tokens for them, with more of these."""
     return {
-        "static": {"task.flow": 1e4},
+        "static": {"model.moves": False},
         "a velocity a pixel": {"model.motion_tokens": 0},
         "eight tokens": {"model.motion_tokens": 8},
         "no sky": {"model.sky": False},

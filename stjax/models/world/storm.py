@@ -91,6 +91,7 @@ class STORM(nn.Module):
         dim, depth, heads: of the transformer.
         cameras: how many; each has an affine token, which maps the colours it exposes.
         motion_tokens: bases of the velocities; 0: a velocity of its own for every pixel.
+        moves: False: nothing does, as in reconstruction of still scenes (a baseline).
         temperature: of the softmax over them.
         features: channels of the maps that pixels' keys come from; for Gaussians of pixels each
             doubles the size, together `patch` times.
@@ -117,6 +118,7 @@ class STORM(nn.Module):
     heads: int = 12
     cameras: int = 3
     motion_tokens: int = 16
+    moves: bool = True
     temperature: float = 0.5
     features: tuple[int, ...] = (512, 256, 128)
     motion_dim: int = 32
@@ -239,7 +241,7 @@ class STORM(nn.Module):
             self.features, self.motion_dim, self.temperature, enlarges=not self.latent,
             name="motion", **self._types,
         )(patches, motion)
-        velocities = velocities.astype(wide)
+        velocities = velocities.astype(wide) if self.moves else jnp.zeros((*depth.shape[:-1], 3))
         maps = {"depths": depth[..., 0], "bases": bases, "weights": weights}
         maps |= gaussians._asdict() | {"velocities": velocities}
         self.sow("intermediates", "maps", maps)
