@@ -51,7 +51,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         count_train=100_000, count_test=32, seed=0,
     )
     config.model = dict(
-        **VARIANTS["B/8"], motion_tokens=16, temperature=0.5, features=(512, 256, 128),
+        **VARIANTS["B/8"], motion_tokens=16, moves=True, temperature=0.5, features=(512, 256, 128),
         latent=0, near=0.2, far=400.0, largest=0.5, affine="matrix", sky=True, sky_features=512,
         centre=0.5, slowest=1.0, tile=16, capacity=8192, remat=True,
     )
@@ -75,13 +75,13 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.train.update(batch=16, steps=8_000)
         config.run.update(eval_every=0)
     if scale == "tiny":
-        config.data.update(source="street", size=(16, 24), cameras=2, targets=2, count_test=16)
+        config.data.update(source="street", size=(16, 24), cameras=2, targets=2, count_test=8)
         config.model.update(
             dim=96, depth=3, heads=4, patch=4, features=(64, 32), motion_tokens=4,
-            sky_features=64, far=80.0, tile=8, capacity=384, remat=False,
+            sky_features=64, far=80.0, tile=8, capacity=320, remat=False,
         )
-        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=50))
-        config.train.update(batch=4, steps=450, precision="float32")
+        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=30))
+        config.train.update(batch=2, steps=420, precision="float32")
         config.run.update(eval_every=0, checkpoint_every=200, eval_batch=8, workers=0)
     return config
 
@@ -89,7 +89,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
 def ablations():
     """What velocities are for: without them, without tokens for them, with more of these."""
     return {
-        "static": {"task.flow": 1e4},
+        "static": {"model.moves": False},
         "a velocity a pixel": {"model.motion_tokens": 0},
         "eight tokens": {"model.motion_tokens": 8},
         "no sky": {"model.sky": False},

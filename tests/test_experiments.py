@@ -16,8 +16,12 @@ from stjax.train.config import override
 
 SLUGS = [row["slug"] for row in systems()]
 # What makes the data of a paper at hand, made where they are files.
-OFFLINE = {"ct_d2gan": {"data.source": "surveillance"}, "sttn": {"data.source": "made"}}
-OFFLINE |= {"gdkvm": {"data.source": "heart"}}
+OFFLINE = {
+    "ct_d2gan": {"data.source": "surveillance"},
+    "gdkvm": {"data.source": "heart"},
+    "storm": {"data.source": "street"},
+    "sttn": {"data.source": "made"},
+}
 
 
 def modules(slug):

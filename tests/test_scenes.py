@@ -9,7 +9,7 @@ from PIL import Image
 from stjax.data import scenes
 from stjax.data.street import Street
 
-FRAMES = 6
+FRAMES, CAMERAS = 6, ("1", "0", "2")
 
 
 def test_the_street_is_a_function_of_seed_split_and_number():
@@ -66,59 +66,53 @@ def test_clips_have_even_context_and_drawn_targets():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Two scenes of six frames in GaussianSTORM's layout: a street, its flow in the car's axes."""
+    """A street in GaussianSTORM's layout: the world's axes are others, flow is in the car's."""
     root = tmp_path_factory.mktemp("storm")
-    turn = np.array([[0, -1.0, 0, 5], [1, 0, 0, -3], [0, 0, 1, 2], [0, 0, 0, 1]])
-    to_opencv = np.linalg.inv(scenes._FROM_OPENCV)
-    cameras = ("1", "0", "2")
+    (root / "annotations").mkdir()
+    (root / "scene_list").mkdir()
+    made = Street(1, size=(32, 48), cameras=3, length=FRAMES).frames(0, 0, range(FRAMES))
     for split, name in (("train", "a"), ("val", "b")):
-        made = Street(1, size=(32, 48), cameras=3, length=FRAMES).frames(0, 0, range(FRAMES))
-        folder = root / "datasets/waymo/training" / name
-        for part in ("images_4", "depth_flows_4", "sky_masks_4", "dynamic_masks/all",
-                     "ground_label_4"):
-            (folder / part).mkdir(parents=True)
-        world = lambda pose: (turn @ pose @ to_opencv).tolist()
-        annotation = {
-            "dataset": "waymo", "scene_name": name, "num_timesteps": FRAMES, "fps": 10,
-            "normalized_time": [k / 10 for k in range(FRAMES)],
-            "camera_to_world": {
-                c: [world(made["pose"][k, v]) for k in range(FRAMES)] for v, c in enumerate(cameras)
-            },
-            # The car's axes are those of its front camera, a metre before it.
-            "camera_to_ego": {
-                c: (np.linalg.inv(_ahead()) @ np.linalg.inv(turn @ made["pose"][0, 1] @ to_opencv)
-                    @ (turn @ made["pose"][0, v] @ to_opencv)).tolist()
-                for v, c in enumerate(cameras)
-            },
-            "normalized_intrinsics": {
-                c: (made["intrinsics"][0, v][[0, 1, 0, 1], [0, 1, 2, 2]] / [48, 32, 48, 32]).tolist()
-                for v, c in enumerate(cameras)
-            },
-            "relative_image_path": {
-                c: [f"training/{name}/images/{k:03}_{c}.jpg" for k in range(FRAMES)] for c in cameras
-            },
-        }
-        for k in range(FRAMES):
-            for v, c in enumerate(cameras):
-                at = lambda part, k=k, c=c: folder / part / f"{k:03}_{c}"
-                Image.fromarray(made["video"][k, v]).save(f"{at('images_4')}.jpg", quality=98, subsampling=0)
-                both = np.concatenate([made["depth"][k, v][..., None], made["flow"][k, v]], -1)
-                np.save(f"{at('depth_flows_4')}.npy", both)
-                for part, which in (("sky_masks_4", "sky"), ("dynamic_masks/all", "dynamic"),
-                                    ("ground_label_4", "ground")):
-                    Image.fromarray(np.uint8(255 * made[which][k, v])).save(f"{at(part)}.png")
-        listing, file = root / f"scene_list/waymo_{split}.txt", f"annotations/{name}.json"
-        listing.parent.mkdir(exist_ok=True)
-        (root / "annotations").mkdir(exist_ok=True)
-        listing.write_text(file + "\n")
-        (root / file).write_text(json.dumps(annotation))
+        (root / f"scene_list/waymo_{split}.txt").write_text(f"annotations/{name}.json\n")
+        (root / f"annotations/{name}.json").write_text(json.dumps(annotation(made, name)))
+        write(made, root / "datasets/waymo/training" / name)
     return root
 
 
-def _ahead():
-    pose = np.eye(4)
-    pose[0, 3] = 1
-    return pose
+def annotation(made, name):
+    turn = np.array([[0, -1.0, 0, 5], [1, 0, 0, -3], [0, 0, 1, 2], [0, 0, 0, 1]])
+    world = turn @ made["pose"] @ np.linalg.inv(scenes._FROM_OPENCV)
+    # The car's axes are those of its front camera, a metre before it.
+    ahead = np.eye(4)
+    ahead[0, 3] = -1
+    ego = ahead @ np.linalg.inv(world[0, 1]) @ world[0]
+    sizes = [48, 32, 48, 32]
+    intrinsics = made["intrinsics"][0][:, [0, 1, 0, 1], [0, 1, 2, 2]] / sizes
+    of_cameras = lambda arrays: {c: arrays[v].tolist() for v, c in enumerate(CAMERAS)}
+    return {
+        "dataset": "waymo", "scene_name": name, "num_timesteps": FRAMES, "fps": 10,
+        "normalized_time": [k / 10 for k in range(FRAMES)],
+        "camera_to_world": of_cameras(world.swapaxes(0, 1)),
+        "camera_to_ego": of_cameras(ego),
+        "normalized_intrinsics": of_cameras(intrinsics),
+        "relative_image_path": {
+            c: [f"training/{name}/images/{k:03}_{c}.jpg" for k in range(FRAMES)] for c in CAMERAS
+        },
+    }
+
+
+def write(made, folder):
+    masks = {"sky_masks_4": "sky", "dynamic_masks/all": "dynamic", "ground_label_4": "ground"}
+    for part in ("images_4", "depth_flows_4", *masks):
+        (folder / part).mkdir(parents=True)
+    for k, v in np.ndindex(FRAMES, len(CAMERAS)):
+        name = f"{k:03}_{CAMERAS[v]}"
+        image = Image.fromarray(made["video"][k, v])
+        image.save(folder / f"images_4/{name}.jpg", quality=98, subsampling=0)
+        both = np.concatenate([made["depth"][k, v][..., None], made["flow"][k, v]], -1)
+        np.save(folder / f"depth_flows_4/{name}.npy", both)
+        for part, which in masks.items():
+            mask = Image.fromarray(np.uint8(255 * made[which][k, v]))
+            mask.save(folder / part / f"{name}.png")
 
 
 def read(root, size=(32, 48), **options):

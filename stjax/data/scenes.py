@@ -114,8 +114,8 @@ class StormFolder(OpenedLate):
     """Waymo's scenes as NVlabs/GaussianSTORM's preprocessing writes them.
 
     A list names a JSON file a scene: poses, intrinsics, times, paths of images. Beside the images,
-    at datasets/waymo/<split>/<scene>/images_4/, lie depth_flows_4 (.npy, depth and flow of the car's
-    axes), sky_masks_4, and, for evaluation, dynamic_masks/all and ground_label_4 (.png).
+    at datasets/waymo/<split>/<scene>/images_4/, lie depth_flows_4 (.npy, depth and flow in the
+    car's axes), sky_masks_4, and, for evaluation, dynamic_masks/all and ground_label_4 (.png).
 
     Attributes:
         root: of the data.
@@ -150,7 +150,9 @@ class StormFolder(OpenedLate):
 
     def _read(self, known, path, start, frame, camera) -> Record:
         height, width = self.size
-        image = self.root / "datasets" / "waymo" / _images(known["relative_image_path"][camera][frame])
+        # Images are stored at a quarter of the cameras' size.
+        name = known["relative_image_path"][camera][frame].replace("images", "images_4")
+        image = self.root / "datasets" / "waymo" / name
         beside = lambda folder, suffix: _beside(image, folder, suffix)
         poses = known["camera_to_world"]
         from_world = np.linalg.inv(np.float64(poses[_FRONT][start]))
@@ -183,7 +185,7 @@ class StormFolder(OpenedLate):
         listing = self.root / self.listing
         if not listing.is_file():
             raise FileNotFoundError(f"{listing}: no such list of scenes")
-        paths = [self.root / line.strip() for line in listing.read_text().splitlines() if line.strip()]
+        paths = [self.root / name for name in listing.read_text().split()]
         if not paths:
             raise ValueError(f"{listing}: names no scene")
         return paths
@@ -259,11 +261,6 @@ def _annotation(path, cameras) -> dict[str, Any]:
     if np.shape(known.get("normalized_time")) != (frames,):
         raise ValueError(f"{path}: normalized_time: not {frames} of them")
     return known
-
-
-def _images(path: str) -> str:
-    """Images are stored at a quarter of the cameras' size."""
-    return path.replace("images", "images_4")
 
 
 def _beside(image: pathlib.Path, folder: str, suffix: str) -> pathlib.Path:

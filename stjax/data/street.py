@@ -87,8 +87,9 @@ class Street:
     def frames(self, scene: int, start: int, which: Sequence[int]) -> Record:
         """Frames of all cameras, poses and times as from frame `start` on; arrays (t, v, ...).
 
-        "video" uint8, "depth" in metres (0 in the sky and far off), "flow" in metres a second, "sky",
-        "dynamic", "ground", "intrinsics" in pixels, "pose" camera to world, "time" in seconds.
+        "video" uint8, "depth" in metres (0 in the sky and far off), "flow" in metres a second,
+        "sky", "dynamic", "ground", "intrinsics" in pixels, "pose" camera to world, "time" in
+        seconds.
         """
         drawn = self._scene(scene)
         seconds = np.asarray(which) / self.fps
@@ -107,7 +108,7 @@ class Street:
             "video": np.rint(255 * np.clip(colour, 0, 1)).astype(np.uint8),
             "intrinsics": np.broadcast_to(intrinsics, (*views, 3, 3)).astype(np.float32),
             "pose": poses.astype(np.float32),
-            "time": np.repeat(seconds[:, None] - start / self.fps, views[1], 1).astype(np.float32),
+            "time": np.repeat(np.float32(seconds - start / self.fps)[:, None], views[1], 1),
             "depth": np.where(depth < _RANGE, depth, 0).astype(np.float32),
             "sky": hit == 0,
             "flow": velocities[hit].astype(np.float32),
@@ -130,28 +131,24 @@ class Street:
     def _scene(self, scene: int) -> _Scene:
         rng = np.random.default_rng((self.seed, self.split, scene))
         number = rng.integers(self.boxes[0], self.boxes[1] + 1)
-        halves = np.stack(
-            [rng.uniform(1, 2, number), rng.uniform(0.7, 1.2, number), rng.uniform(0.7, 1.1, number)],
-            -1,
-        )
+        halves = rng.uniform((1.2, 1.0, 0.9), (2.2, 1.4, 1.4), (number, 3))
         # Lanes side by side, one a box, at several distances; they drive along the street, or over.
         lanes = rng.permutation(np.linspace(-3.5, 3.5, number))
         centres = np.stack([rng.uniform(8, 20, number), lanes, _GROUND + halves[:, 2]], -1)
-        pace = rng.uniform(2, 6, number) * rng.choice([-1, 1], number)
+        pace = rng.uniform(4, 9, number) * rng.choice([-1, 1], number)
         across = rng.random(number) < 0.35
         velocities = np.zeros((number, 3))
         velocities[:, 0] = np.where(across, 0, pace)
         velocities[:, 1] = np.where(across, -np.sign(lanes + 0.01) * abs(pace) / 2, 0)
-        dull = lambda: (rng.uniform(0.1, 0.4, 3), rng.uniform(0.45, 0.75, 3))
+        dull = lambda: (rng.uniform(0.05, 0.35, 3), rng.uniform(0.5, 0.9, 3))
         bright = lambda: (rng.uniform(0, 1, 3), rng.uniform(0, 1, 3))
-        wave = lambda short, long: 2 * np.pi / rng.uniform(short, long, (2, 3)) * rng.choice(
-            [-1, 1], (2, 3)
-        )
+        sign = lambda *shape: rng.choice([-1, 1], shape)
+        wave = lambda short, long: 2 * np.pi / rng.uniform(short, long, (2, 3)) * sign(2, 3)
         draw = lambda pair, short, long: _Texture(*pair, wave(short, long), rng.uniform(0, 6, 2))
-        textures = [draw(dull(), 4, 9) for _ in range(3)]
-        textures += [draw(bright(), 2, 5) for _ in range(number)]
-        walls = rng.uniform(5.5, 9), rng.uniform(5.5, 9)
-        return _Scene(rng.uniform(2, 6), walls, centres, halves, velocities, tuple(textures))
+        textures = [draw(dull(), 8, 18) for _ in range(3)]
+        textures += [draw(bright(), 5, 9) for _ in range(number)]
+        walls = rng.uniform(6, 8), rng.uniform(6, 8)
+        return _Scene(rng.uniform(5, 9), walls, centres, halves, velocities, tuple(textures))
 
 
 def _cast(scene, poses, seconds, intrinsics, size):
@@ -163,7 +160,7 @@ def _cast(scene, poses, seconds, intrinsics, size):
     rays = np.einsum("tvij,hwj->tvhwi", poses[..., :3, :3], rays)
     start = poses[:, :, None, None, :3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = [(start[..., 2] * 0 + _GROUND - start[..., 2]) / rays[..., 2]]
+        found = [(_GROUND - start[..., 2]) / rays[..., 2]]
         for side in (scene.walls[0], -scene.walls[1]):
             depth = (side - start[..., 1]) / rays[..., 1]
             above = start[..., 2] + depth * rays[..., 2] - _GROUND

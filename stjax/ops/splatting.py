@@ -118,8 +118,8 @@ def rasterise(
         rows, reach, seen = _sorted_rows(
             gaussians._replace(means=means), world_to_camera, intrinsics, size, near, far
         )
-        within = jax.vmap(lambda corner: _touching(corner, tile, rows, reach, seen, capacity))
-        found, left_out = within(corners)
+        touching = lambda corner: _touching(corner, tile, rows, reach, seen, capacity)
+        found, left_out = _map(touching, (corners,), max(pairs // len(rows), 1))
         # A row of zeros for places that stay empty: it has no opacity.
         rows = jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
         pictures = _map(composite, (rows[found], corners), tiles_at_once)

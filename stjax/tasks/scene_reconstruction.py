@@ -162,7 +162,7 @@ class SceneReconstruction:
 
     def render(self, predictions: Predictions, batch: Batch) -> dict[str, Any]:
         """Truth beside what was rendered: colour, depth, flow and the parts that move alike."""
-        shown, views = min(2, len(predictions)), predictions.shape[3]
+        shown, views = min(2, len(predictions)), predictions.shape[2]
         rows = [
             self._pictures(predictions, batch, clip, (clip + views // 2) % views)
             for clip in range(shown)
@@ -179,11 +179,11 @@ class SceneReconstruction:
         ]
         return {
             "sheet": pictures.strips(blocks),
-            "scene": pictures.moving(rows, texts[0], names=[f"clip {k + 1}" for k in range(shown)]),
+            "scene": pictures.moving(rows, texts[0]),
         }
 
     def summary(self, batch: Batch) -> dict[str, Array]:
-        """Of the targets the mean frame and depth of each camera, and the velocity of what moves."""
+        """Each camera's mean target frame and depth, and the mean velocity of what moves."""
         depth = batch["target_depth"]
         known = depth > 0
         mean = jnp.where(known, depth, 0).sum((0, 1)) / jnp.maximum(known.sum((0, 1)), 1)

@@ -11,6 +11,7 @@ Where the published code (NVlabs/GaussianSTORM@fcd2561) differs from what is mea
 """
 
 import functools
+import math
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
@@ -90,6 +91,7 @@ class STORM(nn.Module):
         dim, depth, heads: of the transformer.
         cameras: how many; each has an affine token, which maps the colours it exposes.
         motion_tokens: bases of the velocities; 0: a velocity of its own for every pixel.
+        moves: False: nothing does, as in reconstruction of still scenes (a baseline).
         temperature: of the softmax over them.
         features: channels of the maps that pixels' keys come from; for Gaussians of pixels each
             doubles the size, together `patch` times.
@@ -116,6 +118,7 @@ class STORM(nn.Module):
     heads: int = 12
     cameras: int = 3
     motion_tokens: int = 16
+    moves: bool = True
     temperature: float = 0.5
     features: tuple[int, ...] = (512, 256, 128)
     motion_dim: int = 32
@@ -177,11 +180,10 @@ class STORM(nn.Module):
         )
 
     def _tokens(self, video, cameras, train):
-        """The transformer's answer at the sky's, the cameras', the motion's and the patches' tokens.
+        """The transformer's answer at the tokens of the sky, the cameras, motion and patches.
 
         Patches come as maps, (b, t, v, rows, columns, dim).
         """
-        b, t, v = video.shape[:3]
         rays = geometry.rays(*cameras[:2], video.shape[3:5], self.centre)
         pixels = jnp.concatenate([video, geometry.pluecker(*rays)], -1)
         dense = functools.partial(nn.Dense, **self._types)
@@ -204,9 +206,9 @@ class STORM(nn.Module):
             self.param(f"{name}_tokens", _token, (count, self.dim), self.param_dtype)
             for name, count in counts.items() if count
         ]  # fmt: skip
-        parts = [jnp.broadcast_to(part.astype(x.dtype), (b, *part.shape)) for part in parts]
         shape = x.shape
-        x = jnp.concatenate([*parts, x.reshape(b, -1, self.dim)], 1)
+        parts = [jnp.broadcast_to(part.astype(x.dtype), (len(x), *part.shape)) for part in parts]
+        x = jnp.concatenate([*parts, x.reshape(len(x), -1, self.dim)], 1)
         blocks = repeat(PreNormBlock, self.depth, self.remat, convolves=False)
         x, _ = blocks(self.heads, **self._types, name="blocks")(x, None, train)
         x = nn.LayerNorm(1e-6, use_fast_variance=False, **self._types, name="norm")(x)
@@ -239,14 +241,16 @@ class STORM(nn.Module):
             self.features, self.motion_dim, self.temperature, enlarges=not self.latent,
             name="motion", **self._types,
         )(patches, motion)
-        velocities = velocities.astype(wide)
+        velocities = velocities.astype(wide) if self.moves else jnp.zeros((*depth.shape[:-1], 3))
         maps = {"depths": depth[..., 0], "bases": bases, "weights": weights}
         maps |= gaussians._asdict() | {"velocities": velocities}
         self.sow("intermediates", "maps", maps)
         times = jnp.broadcast_to(cameras.times[..., None, None], depth.shape[:-1])
-        flat = lambda array, axes: array.reshape(len(array), -1, *array.shape[5:])
-        gaussians = Gaussians(*(flat(array, 5) for array in gaussians))
-        return Scene(gaussians, *(flat(array, 5) for array in (times, velocities, weights)))
+        count = math.prod(times.shape[1:])
+        flat = lambda array: array.reshape(len(array), count, *array.shape[5:])
+        return Scene(
+            Gaussians(*map(flat, gaussians)), *map(flat, (times, velocities, weights))
+        )
 
     def _splat(self, scene, targets, size, train):
         """The scene moved to the targets' times and rasterised, all context frames together."""
@@ -308,7 +312,9 @@ class STORM(nn.Module):
         if video.ndim != 6 or video.shape[-1] != 3:
             raise ValueError(f"video: {video.shape} instead of (b, t, v, height, width, 3)")
         if video.shape[2] != self.cameras and self.affine != "none":
-            raise ValueError(f"video: {video.shape} of {video.shape[2]} cameras, not {self.cameras}")
+            raise ValueError(
+                f"video: {video.shape} of {video.shape[2]} cameras, not {self.cameras}"
+            )
         if not self.latent and 2 ** len(self.features) != self.patch:
             raise ValueError(
                 f"features: {self.features} enlarge {2 ** len(self.features)} times, and patches "
