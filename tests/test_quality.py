@@ -176,7 +176,7 @@ def test_real_videos_with_a_table(tmp_path):
     }
     # Key frames are the first of their seconds, the middle of them, and clips are squeezed.
     assert names[1] == "bikes.mp4"  # 272 x 640
-    assert abs(record["frames"].mean() - record["clips"][:, 0, :, 5:11].mean()) < 5
+    assert abs(record["frames"].mean() - record["clips"][:, 0, :, 5:11].mean()) < 10
     assert abs(record["frames"].mean() - record["clips"][:, 0].mean()) > 20
     with pytest.warns(UserWarning, match="another clip is taken"):
         np.testing.assert_array_equal(splits.train[0]["clips"], splits.test[0]["clips"])
