@@ -89,8 +89,8 @@ def get_config(scale="tiny"):
             depth=2, heads=4, kv_heads=2, hidden=192, capacity=96, base=10_000.0, remat=False
         )
         config.model.update(width=64)
-        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=50))
-        config.train.update(batch=32, steps=400, precision="float32")
+        config.optimizer.update(peak=3e-3, schedule_args=dict(warmup=50))
+        config.train.update(batch=16, steps=600, precision="float32")
         config.run.update(eval_batch=100)
     return config
 

@@ -19,6 +19,7 @@ SLUGS = [row["slug"] for row in systems()]
 OFFLINE = {
     "ct_d2gan": {"data.source": "surveillance"},
     "gdkvm": {"data.source": "heart"},
+    "lmm_vqa": {"data.source": "made", "data.tokenizer": "words"},
     "storm": {"data.source": "street"},
     "sttn": {"data.source": "made"},
 }

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stjax.viz.frames import Picture, enlarged, spread
 
-_GAP, _LINE, _MARGIN, _TEXT = 3, 14, 40, 330
+_GAP, _LINE, _MARGIN = 3, 14, 40
 _PAPER, _INK, _FAINT, _DOT = (255, 255, 255), (20, 20, 20), (170, 170, 170), (0, 114, 178)
 _SIDE = 360  # of a scatter plot, in pixels
 
@@ -23,16 +23,17 @@ def asked(
     times = spread(video.shape[1], columns)
     height, width = (scale * side + _GAP for side in video.shape[2:4])
     block = max(height, max(map(len, lines)) * _LINE) + 2 * _GAP
-    page = Image.new("RGB", (2 * _GAP + len(times) * width + _TEXT, len(video) * block), _PAPER)
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default()
+    font, left = ImageFont.load_default(), 2 * _GAP + len(times) * width
+    right = left + _GAP + int(max(font.getlength(text) for texts in lines for text in texts))
+    page = Image.new("RGB", (right, len(video) * block), _PAPER)
+    pen = ImageDraw.Draw(page)
     for row, (clip, texts) in enumerate(zip(video, lines)):
         top = row * block + _GAP
         for place, time in enumerate(times):
             frame = Image.fromarray(enlarged(clip[time], scale))
             page.paste(frame, (_GAP + place * width, top))
         for number, text in enumerate(texts):
-            at = (2 * _GAP + len(times) * width, top + number * _LINE)
-            pen.text(at, text, _INK, font)
+            pen.text((left, top + number * _LINE), text, _INK, font)
     return np.asarray(page)
 
 
