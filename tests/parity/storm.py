@@ -83,7 +83,7 @@ def model(golden):
         embedded = inner["embedded"][0]
         outputs = {
             "patch_embedding": embedded.reshape(-1, *embedded.shape[3:])[:2],
-            "block_0_tokens": inner["blocks"]["out"][0][0, :1],
+            "block_0_tokens": inner["blocks"]["output"][0][0, :1],
             "gs_motion_bases": scene["bases"], "gs_affine": affine,
             "gs_sky_token": inner["sky"][0],
             "rendered_image": at_pixels(colours, colours.shape[-1]),

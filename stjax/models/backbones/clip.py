@@ -7,14 +7,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from stjax.layers.attention import SelfAttention
-from stjax.layers.feed_forward import FeedForward
 from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
+from stjax.layers.transformer import PreNormBlock
 from stjax.ops.activations import quick_gelu
-from stjax.ops.attention import Causal, Full, Mask
+from stjax.ops.attention import Causal, Full
 from stjax.ops.patches import patchify
-from stjax.ops.sharding import at_edge
 
 # Of the pixels that published weights were trained on, by colour, after division by 255.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -22,43 +20,10 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 normal, fan_in = nn.initializers.normal, nn.initializers.lecun_normal()
 
 
-class ClipBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with `quick_gelu` and biases everywhere.
-
-    Attributes:
-        hidden: width of the MLP's hidden units.
-        mask: which tokens see each other.
-    """
-
-    heads: int
-    hidden: int
-    mask: Mask = Full()
-    epsilon: float = 1e-5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "b n c"],
-        _: None = None,
-        key_mask: Bool[Array, "b n"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "b n c"], None]:
-        x, channels = at_edge(x), x.shape[-1]
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = lambda name: nn.LayerNorm(self.epsilon, name=name, **dtypes)
-        attention = SelfAttention(
-            self.heads, channels // self.heads, qkv_bias=True, kernel_init=fan_in, mask=self.mask,
-            fused=False, name="attention", **dtypes,
-        )
-        x = x + attention(norm("attention_norm")(x), key_mask, train=train)
-        mlp = FeedForward(
-            self.hidden, activation=quick_gelu, kernel_init=fan_in, name="feed_forward", **dtypes
-        )
-        x = x + mlp(norm("feed_forward_norm")(x), train=train)
-        self.sow("intermediates", "output", x)
-        return x, None
+# The fields of CLIP's blocks.
+BLOCK = {
+    "activation": quick_gelu, "fused": False, "epsilon": 1e-5, "kernel_init": fan_in,
+}  # fmt: skip
 
 
 class _Tower(nn.Module):
@@ -86,8 +51,8 @@ class _Tower(nn.Module):
         return nn.LayerNorm(self.epsilon, name=name, **self._dtypes)
 
     def _blocks(self, x, mask, key_mask, train):
-        blocks = repeat(ClipBlock, self.depth, self.remat, shared=1, convolves=False)
-        options = {"mask": mask, "epsilon": self.epsilon, **self._dtypes}
+        blocks = repeat(PreNormBlock, self.depth, self.remat, shared=1, convolves=False)
+        options = {**BLOCK, "mask": mask, "epsilon": self.epsilon, **self._dtypes}
         stack = blocks(self.heads, self.hidden, name="blocks", **options)
         return stack(x, None, key_mask, train)[0]
 

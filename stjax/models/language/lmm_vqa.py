@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from stjax.layers.initializers import torch_default
 from stjax.layers.partitioning import named
-from stjax.models.backbones.clip import ClipBlock, ClipVision
+from stjax.layers.transformer import PreNormBlock
+from stjax.models.backbones import clip
 from stjax.models.backbones.llama import IMAGE, PAD, TEXT, Decoder, State, embedding, head
 from stjax.models.backbones.slowfast import SlowFast
 from stjax.ops.attention import attention
@@ -109,7 +110,8 @@ class SpatialProjector(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens, *, train: bool = False) -> Float[Array, "b n features"]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x, _ = ClipBlock(self.heads, self.hidden, name="block", **dtypes)(tokens, train=train)
+        block = PreNormBlock(self.heads, self.hidden, **clip.BLOCK, name="block", **dtypes)
+        x, _ = block(tokens, train=train)
         init = named(torch_default, None, "embed")
         x = nn.Dense(self.features, kernel_init=init, name="out", **dtypes)(x)
         return nn.LayerNorm(1e-12, name="norm", **dtypes)(x)
@@ -131,7 +133,7 @@ class LmmVqa(nn.Module):
         frozen: names of parameters that are not trained; their networks run as in evaluation.
     """
 
-    clip: ClipVision
+    clip: clip.ClipVision
     slowfast: SlowFast
     language: Decoder
     vocabulary: int

@@ -209,8 +209,8 @@ class STORM(nn.Module):
         shape = x.shape
         parts = [jnp.broadcast_to(part.astype(x.dtype), (len(x), *part.shape)) for part in parts]
         x = jnp.concatenate([*parts, x.reshape(len(x), -1, self.dim)], 1)
-        blocks = repeat(PreNormBlock, self.depth, self.remat, convolves=False)
-        x, _ = blocks(self.heads, **self._types, name="blocks")(x, None, train)
+        blocks = repeat(PreNormBlock, self.depth, self.remat, shared=1, convolves=False)
+        x, _ = blocks(self.heads, 4 * self.dim, **self._types, name="blocks")(x, None, None, train)
         x = nn.LayerNorm(1e-6, use_fast_variance=False, **self._types, name="norm")(x)
         sky, exposure, motion, patches = jnp.split(x, list(accumulate(counts.values())), 1)
         self.sow("intermediates", "sky", sky)
