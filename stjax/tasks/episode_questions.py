@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from stjax.envs.room_ballet import DANCES, BalletTour, RoomBallet, TourState, shown
 from stjax.metrics.classification import top_k_error
 from stjax.ops.episodic_memory import HEURISTICS, contents
+from stjax.ops.pixels import unit_range
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.viz import rooms as pictures
 
@@ -121,7 +122,7 @@ class EpisodeQuestions:
         times = jnp.broadcast_to(jnp.arange(places.shape[1]), places.shape)
         seen = places * world.dance + shown(times % world.period, world.dance, world.delay)
         asked = episodes["asked"][..., None] * world.dance + world.dance - 1
-        return _unit(episodes["frames"]), seen, places, times, asked
+        return unit_range(episodes["frames"]), seen, places, times, asked
 
     def _clues(self, episodes: Episodes) -> dict[str, Float[Array, "b n f"]]:
         """What the answer may be guessed by: the question's own frame; what was seen last, or
@@ -280,7 +281,7 @@ class AllocatedQuestions(EpisodeQuestions):
         places = jnp.take_along_axis(state.places, items, axis=1)
         asked = jnp.full((batch, 1, world.dance), frames.shape[1] * world.dance - 1)
         return (
-            _unit(frames.reshape(batch, -1, *frames.shape[3:])),
+            unit_range(frames.reshape(batch, -1, *frames.shape[3:])),
             jnp.broadcast_to(seen, (batch, seen.size)),
             jnp.repeat(places, world.period, axis=1),
             jnp.broadcast_to(jnp.arange(seen.size), (batch, seen.size)),
@@ -289,7 +290,7 @@ class AllocatedQuestions(EpisodeQuestions):
 
     def _clues(self, episodes: Episodes) -> dict[str, Float[Array, "b n f"]]:
         """The question's own frame, and, if a heuristic kept the dancer, the whole dance."""
-        frames = _unit(episodes["frames"])
+        frames = unit_range(episodes["frames"])
         ids, number = jnp.arange(frames.shape[1]), len(HEURISTICS)
         each = jnp.repeat(jnp.arange(number)[:, None], len(frames), axis=1)
         states = jax.vmap(self._played, (None, 0))(episodes, each)
@@ -329,7 +330,3 @@ def _error(scores: Float[Array, "b n c"], labels: Int[Array, "b n"]) -> Float[Ar
 def _real(batch: Batch) -> np.ndarray:
     """Rows that are no padding."""
     return np.flatnonzero(np.asarray(batch.get("weight", np.ones(len(batch["turn"])))) > 0)
-
-
-def _unit(frames: Array) -> Array:
-    return frames.astype(jnp.float32) / 255

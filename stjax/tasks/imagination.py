@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from stjax.envs.grid_walk import GridWalk
+from stjax.ops.pixels import unit_range
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.viz.frames import sheet
 
@@ -92,7 +93,7 @@ class Imagination:
         }
 
     def _inputs(self, batch: Batch) -> tuple[Array, Array, Array, Array]:
-        image = batch["image"].astype(jnp.float32) / 255
+        image = unit_range(batch["image"])
         corner = np.arange(self.world.side)[:, None] * self.stride + np.arange(self.size)
         views = image[:, corner[:, None, :, None], corner[None, :, None, :]]
         views = views.reshape(len(views), -1, *views.shape[3:])
