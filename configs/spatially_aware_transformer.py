@@ -80,7 +80,7 @@ def get_config(scale="tiny"):
         config.optimizer.update(
             peak=1e-3, schedule="warmup_cosine", schedule_args=dict(warmup=50)
         )
-        config.train.update(batch=8, steps=1_500, seed=0)
+        config.train.update(batch=8, steps=1_200, seed=0)
         config.run.update(eval_every=0, checkpoint_every=500, log_every=50, eval_batch=100)
     return config
 
