@@ -231,14 +231,15 @@ class AllocatedQuestions(EpisodeQuestions):
         frames = drawn["frames"].reshape(
             *drawn["motion"].shape, self.world.dance, *drawn["frames"].shape[2:]
         )
+        listed = lambda *of: contents(*of, self.world.capacity)
+        listed = np.asarray(jax.jit(jax.vmap(listed))(
+            found["kept"], drawn["places"], found["heuristic"]
+        ))
         pages = []
         for k in _real(batch)[:8]:
             task, heuristic = int(batch["turn"][k]) % len(HEURISTICS), found["heuristic"][k]
-            items = np.asarray(contents(
-                found["kept"][k], drawn["places"][k], heuristic, self.world.capacity
-            ))
             looks = np.zeros(len(found["kept"][k]))
-            looks[items] = found["looks"][k].reshape(len(items), -1).sum(1)
+            looks[listed[k]] = found["looks"][k].reshape(self.world.capacity, -1).sum(1)
             asked = drawn["asked"][k, task]
             pages.append(pictures.tour(
                 frames[k, :, -1], drawn["places"][k], found["kept"][k], looks, asked,

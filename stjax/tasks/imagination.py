@@ -72,10 +72,14 @@ class Imagination:
 
     def render(self, predictions: Views, batch: Batch) -> dict[str, Any]:
         """What was remembered last, what was to be seen, and what was imagined."""
-        views, positions, *_ = inputs = self._inputs(batch)
-        last = self._at(views, positions[:, self.memorize - 8 : self.memorize])
-        pictures = (np.asarray(x) for x in (last, self._truth(inputs), predictions))
-        return {"views": sheet(*pictures)}
+
+        @jax.jit
+        def seen(batch):
+            views, positions, *_ = inputs = self._inputs(batch)
+            last = positions[:, self.memorize - 8 : self.memorize]
+            return self._at(views, last), self._truth(inputs)
+
+        return {"views": sheet(*map(np.asarray, seen(batch)), np.asarray(predictions))}
 
     def summary(self, batch: Batch) -> Float[Array, "h w c"]:
         return self._truth(self._inputs(batch)).mean((0, 1))
