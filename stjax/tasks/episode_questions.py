@@ -58,10 +58,11 @@ class EpisodeQuestions:
         question = self._question(self.episodes(batch))
         return self._read(variables, question)
 
-    def metrics(self, predictions: dict[str, Array], batch: Batch) -> Metrics:
+    def metrics(self, predictions: dict[str, Array] | Array, batch: Batch) -> Metrics:
+        """Of what `predict` gives, or of scores alone."""
         labels = self._labels(self.episodes(batch))
         weight = batch.get("weight", jnp.ones(len(labels)))
-        return {"error": (_error(predictions["scores"], labels), weight)}
+        return {"error": (_error(_scores(predictions), labels), weight)}
 
     def summary(self, batch: Batch) -> dict[str, Array]:
         """How often each answer is right, and the sums of its clues."""
@@ -71,15 +72,15 @@ class EpisodeQuestions:
         sums = {name: jnp.einsum("bnc,bnf->cf", right, clue) for name, clue in clues.items()}
         return {"count": right.sum((0, 1)), **sums}
 
-    def trivial(self, summary: dict[str, Array], batch: Batch) -> dict[str, dict[str, Array]]:
-        """The commonest answer, and those whose mean clue is nearest."""
+    def trivial(self, summary: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        """Scores of the commonest answer, and of those whose mean clue is nearest."""
         episodes, count = self.episodes(batch), summary["count"]
         shape = (*self._labels(episodes).shape, len(DANCES))
-        predictions = {"commonest": {"scores": jnp.broadcast_to(count, shape)}}
+        predictions = {"commonest": jnp.broadcast_to(count, shape)}
         for name, clue in self._clues(episodes).items():
             means = summary[name] / jnp.maximum(count, 1e-6)[:, None]
             distance = jnp.sum((clue[:, :, None] - means) ** 2, -1)
-            predictions[name] = {"scores": jnp.where(count > 0, -distance, -jnp.inf)}
+            predictions[name] = jnp.where(count > 0, -distance, -jnp.inf)
         return predictions
 
     def render(self, predictions: dict[str, Array], batch: Batch) -> dict[str, Any]:
@@ -213,13 +214,15 @@ class AllocatedQuestions(EpisodeQuestions):
         found = jnp.take_along_axis(state.kept, state.asked[:, None], axis=1)[:, 0]
         return {**answers, "heuristic": heuristic, "kept": state.kept, "found": found}
 
-    def metrics(self, predictions: dict[str, Array], batch: Batch) -> Metrics:
+    def metrics(self, predictions: dict[str, Array] | Array, batch: Batch) -> Metrics:
+        """Errors, over all and of each task; how often the dancer was kept, and by the task's own.
+        """
         tasks = self._tasks(batch)
-        errors = _error(predictions["scores"], self._labels(self.episodes(batch)))
+        errors = _error(_scores(predictions), self._labels(self.episodes(batch)))
         weight = batch.get("weight", jnp.ones(len(errors)))
         found = {"error": (errors, weight)}
         found |= {f"error_{n}": (errors, weight * tasks[:, k]) for k, n in enumerate(HEURISTICS)}
-        if "heuristic" in predictions:
+        if isinstance(predictions, dict):
             found["kept"] = (predictions["found"].astype(jnp.float32), weight)
             own = predictions["heuristic"] == tasks.argmax(1)
             found["own_heuristic"] = (own.astype(jnp.float32), weight)
@@ -322,6 +325,10 @@ def _cross_entropy(
 ) -> Float[Array, "b"]:
     each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
     return each.mean(1)
+
+
+def _scores(predictions: dict[str, Array] | Array) -> Float[Array, "b n c"]:
+    return predictions["scores"] if isinstance(predictions, dict) else predictions
 
 
 def _error(scores: Float[Array, "b n c"], labels: Int[Array, "b n"]) -> Float[Array, "b"]:
