@@ -34,7 +34,7 @@ def get_config(scale="tiny"):
             # Of T-FIFO `cam`, T-FIFO-A `cama`, SAT-FIFO `cams`, SAT-FIFO-TH `thcams`, SAT-PM-PH
             # `shcams`, and transformers `tr`, `tra`. For `imagination` alone: `cama`, `tra`.
             variant="shcams", layers=4, dim=128, heads=2, head_dim=64, hidden=128, top_k=4,
-            time_index="absolute", remat=False,
+            time_index="absolute", gain=1.0, remat=False,
         ),
         short_stay=dict(
             source="generated", walks="", side=5, steps=1280, dance=16, delay=16, cell=9,
@@ -70,7 +70,7 @@ def get_config(scale="tiny"):
         config.data.count_train = 10_000_000
         config.test.count_test = 500
         config.model.update(
-            layers=2, dim=64, head_dim=32, hidden=64, top_k=2, time_index="modulo"
+            layers=2, dim=64, head_dim=32, hidden=64, top_k=2, time_index="modulo", gain=10.0
         )
         config.short_stay.update(side=3, steps=320, dance=8, delay=8, cell=3, questions=9)
         config.multi_task.update(dance=8, delay=8, cell=3, epsilon=(1.0, 0.2, 500))
@@ -78,9 +78,9 @@ def get_config(scale="tiny"):
             grid=5, memorize=64, imagine=8, clusters=6, plain_layers=4
         )
         config.optimizer.update(
-            peak=2e-3, schedule="warmup_cosine", schedule_args=dict(warmup=50)
+            peak=1e-3, schedule="warmup_cosine", schedule_args=dict(warmup=50)
         )
-        config.train.update(batch=8, steps=1_500, seed=0)
+        config.train.update(batch=8, steps=1_200, seed=0)
         config.run.update(eval_every=0, checkpoint_every=500, log_every=50, eval_batch=100)
     return config
 

@@ -63,7 +63,10 @@ def multi_task(config: ConfigDict) -> tuple[AllocatedQuestions, ballet.Splits]:
 def imagination(config: ConfigDict) -> tuple[Imagination, image_walks.Splits]:
     section, world = config.imagination, GridWalk(config.imagination.grid)
     model = ViewImagination(
-        FrameEncoder(config.model.dim, (64, 64, 32), (2, 2, 2), (2, 2, 2), dtype=dtype(config)),
+        FrameEncoder(
+            config.model.dim, (64, 64, 32), (2, 2, 2), (2, 2, 2), config.model.gain,
+            dtype=dtype(config),
+        ),
         _memory(config, section.chunk, section.plain_layers), ViewDecoder(dtype=dtype(config)),
         world.side, section.clusters, dtype=dtype(config),
     )
@@ -89,7 +92,8 @@ def experiment(config: ConfigDict) -> Experiment:
 
 def _reader(config, world, **tables):
     encoder = FrameEncoder(
-        config.model.dim, windows=(world.cell, 3), strides=(world.cell, 1), dtype=dtype(config)
+        config.model.dim, windows=(world.cell, 3), strides=(world.cell, 1), gain=config.model.gain,
+        dtype=dtype(config),
     )
     return SpatiallyAwareTransformer(
         encoder, _memory(config, world.period, config.model.layers), len(DANCES),
@@ -100,7 +104,8 @@ def _reader(config, world, **tables):
 def _memory(config, chunk, plain_layers):
     """The memory's layers; of an ordinary transformer another number."""
     model = config.model.to_dict()
-    del model["dim"], model["time_index"]
+    for name in ("dim", "time_index", "gain"):
+        del model[name]
     if variant(model["variant"]).plain:
         model["layers"] = plain_layers
     return MemoryTransformer(**model, chunk=chunk, dtype=dtype(config))

@@ -62,11 +62,11 @@ def test_heuristics_are_those_of_a_list():
     allocate = jax.vmap(
         jax.vmap(lambda p, h: memory.allocate(p, h, 6, 5), (None, 0)), (0, None)
     )
-    found = jax.jit(allocate)(places, jnp.arange(4))
+    found = quick.jit(allocate)(places, jnp.arange(4))
     for row, lists in zip(places, np.asarray(found)):
         for name, items in zip(memory.HEURISTICS, lists):
             assert items.tolist() == naive_kept(row.tolist(), name, 6), name
-    short = memory.allocate(jnp.array([1, 0, 1]), jnp.array(3), 6, 5)
+    short = quick.jit(memory.allocate, static_argnums=(2, 3))(np.array([1, 0, 1]), 3, 6, 5)
     assert short.tolist() == [0, 2, 1, -1, -1, -1]
 
 
@@ -78,7 +78,9 @@ def test_heuristics_are_those_of_a_list():
     ],
 )
 def test_place_memory_never_mixes_places(rest, expected):
-    order = memory.place_order(jnp.array([1, 0, 0, 1, 1, 1, 1]), 3, 4, 16, rest)
+    order = quick.jit(lambda places: memory.place_order(places, 3, 4, 16, rest))(
+        np.array([1, 0, 0, 1, 1, 1, 1])
+    )
     assert order.tolist() == expected
 
 
@@ -87,7 +89,7 @@ def test_whole_reading_is_what_looking_into_every_chunk_of_one_item_gives():
     rng = np.random.default_rng(0)
     queries, items = (jnp.asarray(rng.standard_normal((2, n, 8)), "float32") for n in (3, 5))
     whole = HCAM(2, 4, chunk=1)
-    variables = quick.variables(whole, queries, items)
+    variables = quick.variables(whole, queries, items)  # all of one sign: nothing cancels
     mask = np.ones((2, 6), bool)
     mask[:, 0] = False
     padded = jnp.pad(items, ((0, 0), (1, 0), (0, 0)), constant_values=7.0)
@@ -95,20 +97,18 @@ def test_whole_reading_is_what_looking_into_every_chunk_of_one_item_gives():
     @quick.jit
     def both(variables):
         read = whole.apply(variables, queries, padded, mask)
-        return read, HCAM(2, 4, chunk=1, top_k=5).apply(variables, queries, padded, mask)
+        # An absent item's content is nothing to the reader.
+        long = HCAM(2, 4, chunk=1, top_k=5)
+        return read, long.apply(variables, queries, padded.at[:, 0].set(-3.0), mask)
 
-    short, long = both(variables)
-    np.testing.assert_allclose(short, long, rtol=2e-5)
-    np.testing.assert_allclose(  # an absent item's content is nothing to the reader
-        short, HCAM(2, 4, 1).apply(variables, queries, padded.at[:, 0].set(-3.0), mask), rtol=2e-5
-    )
+    np.testing.assert_allclose(*both(variables), rtol=2e-5)
     with pytest.raises(ValueError, match=r"^top_k: 3 of 2 chunks of 4 items"):
-        HCAM(2, 4, chunk=4, top_k=3).apply(variables, queries, items)
+        jax.eval_shape(HCAM(2, 4, chunk=4, top_k=3).apply, variables, queries, items)
 
 
 def test_rooms_show_what_their_frames_are_step_by_step():
     key = jax.random.key(3)
-    episode = jax.jit(WORLD.episode)(key)
+    episode = quick.jit(WORLD.episode)(key)
     start, walk, _ = jax.random.split(key, 3)
     actions = jax.random.randint(walk, (WORLD.steps - 1,), 0, 4)
 
@@ -116,8 +116,8 @@ def test_rooms_show_what_their_frames_are_step_by_step():
         state, seen, reward, done = WORLD.step(state, action, key)
         return state, (seen, reward, done)
 
-    first = WORLD.reset(start)
-    _, (seen, reward, done) = jax.jit(jax.lax.scan, static_argnums=0)(act, first, actions)
+    walk = quick.jit(lambda start, actions: jax.lax.scan(act, WORLD.reset(start), actions)[1])
+    seen, reward, done = walk(start, actions)
     places = np.asarray(episode["places"])
     assert places[1:].tolist() == seen.place.tolist()
     assert np.all(np.abs(np.diff(places)) <= WORLD.side)
@@ -150,9 +150,8 @@ def test_each_task_of_a_tour_is_answered_by_its_own_heuristic():
 
 def test_a_grid_walk_prefers_where_it_has_not_been():
     world = GridWalk(5)
-    positions, actions = map(np.asarray, jax.jit(world.walk, static_argnums=1)(
-        jax.random.key(1), 40
-    ))
+    walk = quick.jit(world.walk, static_argnums=1)(jax.random.key(1), 40)
+    positions, actions = map(np.asarray, walk)
     np.testing.assert_array_equal(np.diff(positions, axis=0), STEPS[actions])
     assert ((positions >= 0) & (positions < 5)).all()
     assert len({tuple(p) for p in positions}) > 20
@@ -172,7 +171,7 @@ def test_variants_of_memory_differ_and_place_memory_looks_where_it_reads():
     for each in found.values():
         np.testing.assert_allclose(each["looks"].sum(1), 1, rtol=1e-5)
     # Two chunks of a place memory are of two places at most.
-    places = tasks["cams"].episodes(batch)["places"]
+    places = quick.jit(tasks["cams"].episodes)(batch)["places"]
     for looks, walk in zip(found["shcams"]["looks"], places):
         assert len(set(np.asarray(walk)[np.asarray(looks) > 1e-6])) <= 2
     with pytest.raises(ValueError, match=r"^variant: 'cama' keeps actions"):

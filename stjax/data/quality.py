@@ -316,7 +316,7 @@ def load(
 
 
 def _textures(rng, a, b, size, count) -> UInt8[np.ndarray, "count size size"]:
-    rough, contrast, speed = rng.uniform((0.6, 0.1, 0.3), (1.6, 0.22, 1.5))
+    rough, contrast, speed = rng.uniform((0.9, 0.15, 0.8), (1.1, 0.17, 1.0))
     blurs, freezes = rng.uniform(size=2) < 0.5
     rows, columns = np.fft.fftfreq(size), np.fft.rfftfreq(size)
     frequency = np.hypot(rows[:, None], columns)

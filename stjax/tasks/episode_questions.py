@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from stjax.envs.room_ballet import DANCES, BalletTour, RoomBallet, TourState, shown
 from stjax.metrics.classification import top_k_error
 from stjax.ops.episodic_memory import HEURISTICS, contents
+from stjax.ops.pixels import unit_range
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.viz import rooms as pictures
 
@@ -57,10 +58,11 @@ class EpisodeQuestions:
         question = self._question(self.episodes(batch))
         return self._read(variables, question)
 
-    def metrics(self, predictions: dict[str, Array], batch: Batch) -> Metrics:
+    def metrics(self, predictions: dict[str, Array] | Array, batch: Batch) -> Metrics:
+        """Of what `predict` gives, or of scores alone."""
         labels = self._labels(self.episodes(batch))
         weight = batch.get("weight", jnp.ones(len(labels)))
-        return {"error": (_error(predictions["scores"], labels), weight)}
+        return {"error": (_error(_scores(predictions), labels), weight)}
 
     def summary(self, batch: Batch) -> dict[str, Array]:
         """How often each answer is right, and the sums of its clues."""
@@ -70,15 +72,15 @@ class EpisodeQuestions:
         sums = {name: jnp.einsum("bnc,bnf->cf", right, clue) for name, clue in clues.items()}
         return {"count": right.sum((0, 1)), **sums}
 
-    def trivial(self, summary: dict[str, Array], batch: Batch) -> dict[str, dict[str, Array]]:
-        """The commonest answer, and those whose mean clue is nearest."""
+    def trivial(self, summary: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        """Scores of the commonest answer, and of those whose mean clue is nearest."""
         episodes, count = self.episodes(batch), summary["count"]
         shape = (*self._labels(episodes).shape, len(DANCES))
-        predictions = {"commonest": {"scores": jnp.broadcast_to(count, shape)}}
+        predictions = {"commonest": jnp.broadcast_to(count, shape)}
         for name, clue in self._clues(episodes).items():
             means = summary[name] / jnp.maximum(count, 1e-6)[:, None]
             distance = jnp.sum((clue[:, :, None] - means) ** 2, -1)
-            predictions[name] = {"scores": jnp.where(count > 0, -distance, -jnp.inf)}
+            predictions[name] = jnp.where(count > 0, -distance, -jnp.inf)
         return predictions
 
     def render(self, predictions: dict[str, Array], batch: Batch) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class EpisodeQuestions:
         times = jnp.broadcast_to(jnp.arange(places.shape[1]), places.shape)
         seen = places * world.dance + shown(times % world.period, world.dance, world.delay)
         asked = episodes["asked"][..., None] * world.dance + world.dance - 1
-        return _unit(episodes["frames"]), seen, places, times, asked
+        return unit_range(episodes["frames"]), seen, places, times, asked
 
     def _clues(self, episodes: Episodes) -> dict[str, Float[Array, "b n f"]]:
         """What the answer may be guessed by: the question's own frame; what was seen last, or
@@ -212,13 +214,15 @@ class AllocatedQuestions(EpisodeQuestions):
         found = jnp.take_along_axis(state.kept, state.asked[:, None], axis=1)[:, 0]
         return {**answers, "heuristic": heuristic, "kept": state.kept, "found": found}
 
-    def metrics(self, predictions: dict[str, Array], batch: Batch) -> Metrics:
+    def metrics(self, predictions: dict[str, Array] | Array, batch: Batch) -> Metrics:
+        """Errors, over all and of each task; how often the dancer was kept, and by the task's own.
+        """
         tasks = self._tasks(batch)
-        errors = _error(predictions["scores"], self._labels(self.episodes(batch)))
+        errors = _error(_scores(predictions), self._labels(self.episodes(batch)))
         weight = batch.get("weight", jnp.ones(len(errors)))
         found = {"error": (errors, weight)}
         found |= {f"error_{n}": (errors, weight * tasks[:, k]) for k, n in enumerate(HEURISTICS)}
-        if "heuristic" in predictions:
+        if isinstance(predictions, dict):
             found["kept"] = (predictions["found"].astype(jnp.float32), weight)
             own = predictions["heuristic"] == tasks.argmax(1)
             found["own_heuristic"] = (own.astype(jnp.float32), weight)
@@ -230,14 +234,15 @@ class AllocatedQuestions(EpisodeQuestions):
         frames = drawn["frames"].reshape(
             *drawn["motion"].shape, self.world.dance, *drawn["frames"].shape[2:]
         )
+        listed = lambda *of: contents(*of, self.world.capacity)
+        listed = np.asarray(jax.jit(jax.vmap(listed))(
+            found["kept"], drawn["places"], found["heuristic"]
+        ))
         pages = []
         for k in _real(batch)[:8]:
             task, heuristic = int(batch["turn"][k]) % len(HEURISTICS), found["heuristic"][k]
-            items = np.asarray(contents(
-                found["kept"][k], drawn["places"][k], heuristic, self.world.capacity
-            ))
             looks = np.zeros(len(found["kept"][k]))
-            looks[items] = found["looks"][k].reshape(len(items), -1).sum(1)
+            looks[listed[k]] = found["looks"][k].reshape(self.world.capacity, -1).sum(1)
             asked = drawn["asked"][k, task]
             pages.append(pictures.tour(
                 frames[k, :, -1], drawn["places"][k], found["kept"][k], looks, asked,
@@ -280,7 +285,7 @@ class AllocatedQuestions(EpisodeQuestions):
         places = jnp.take_along_axis(state.places, items, axis=1)
         asked = jnp.full((batch, 1, world.dance), frames.shape[1] * world.dance - 1)
         return (
-            _unit(frames.reshape(batch, -1, *frames.shape[3:])),
+            unit_range(frames.reshape(batch, -1, *frames.shape[3:])),
             jnp.broadcast_to(seen, (batch, seen.size)),
             jnp.repeat(places, world.period, axis=1),
             jnp.broadcast_to(jnp.arange(seen.size), (batch, seen.size)),
@@ -289,7 +294,7 @@ class AllocatedQuestions(EpisodeQuestions):
 
     def _clues(self, episodes: Episodes) -> dict[str, Float[Array, "b n f"]]:
         """The question's own frame, and, if a heuristic kept the dancer, the whole dance."""
-        frames = _unit(episodes["frames"])
+        frames = unit_range(episodes["frames"])
         ids, number = jnp.arange(frames.shape[1]), len(HEURISTICS)
         each = jnp.repeat(jnp.arange(number)[:, None], len(frames), axis=1)
         states = jax.vmap(self._played, (None, 0))(episodes, each)
@@ -322,6 +327,10 @@ def _cross_entropy(
     return each.mean(1)
 
 
+def _scores(predictions: dict[str, Array] | Array) -> Float[Array, "b n c"]:
+    return predictions["scores"] if isinstance(predictions, dict) else predictions
+
+
 def _error(scores: Float[Array, "b n c"], labels: Int[Array, "b n"]) -> Float[Array, "b"]:
     return jax.vmap(top_k_error, 1, 1)(scores, labels).mean(1)
 
@@ -329,7 +338,3 @@ def _error(scores: Float[Array, "b n c"], labels: Int[Array, "b n"]) -> Float[Ar
 def _real(batch: Batch) -> np.ndarray:
     """Rows that are no padding."""
     return np.flatnonzero(np.asarray(batch.get("weight", np.ones(len(batch["turn"])))) > 0)
-
-
-def _unit(frames: Array) -> Array:
-    return frames.astype(jnp.float32) / 255

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from stjax.envs.grid_walk import GridWalk
+from stjax.ops.pixels import unit_range
 from stjax.tasks.base import Aux, Batch, Metrics, Variables
 from stjax.viz.frames import sheet
 
@@ -71,10 +72,14 @@ class Imagination:
 
     def render(self, predictions: Views, batch: Batch) -> dict[str, Any]:
         """What was remembered last, what was to be seen, and what was imagined."""
-        views, positions, *_ = inputs = self._inputs(batch)
-        last = self._at(views, positions[:, self.memorize - 8 : self.memorize])
-        pictures = (np.asarray(x) for x in (last, self._truth(inputs), predictions))
-        return {"views": sheet(*pictures)}
+
+        @jax.jit
+        def seen(batch):
+            views, positions, *_ = inputs = self._inputs(batch)
+            last = positions[:, self.memorize - 8 : self.memorize]
+            return self._at(views, last), self._truth(inputs)
+
+        return {"views": sheet(*map(np.asarray, seen(batch)), np.asarray(predictions))}
 
     def summary(self, batch: Batch) -> Float[Array, "h w c"]:
         return self._truth(self._inputs(batch)).mean((0, 1))
@@ -92,7 +97,7 @@ class Imagination:
         }
 
     def _inputs(self, batch: Batch) -> tuple[Array, Array, Array, Array]:
-        image = batch["image"].astype(jnp.float32) / 255
+        image = unit_range(batch["image"])
         corner = np.arange(self.world.side)[:, None] * self.stride + np.arange(self.size)
         views = image[:, corner[:, None, :, None], corner[None, :, None, :]]
         views = views.reshape(len(views), -1, *views.shape[3:])

@@ -97,8 +97,9 @@ OPTIMIZERS = ("adam", "adamw", "rmsprop")
 # Which parameters weight decay falls on: all (PyTorch), or all but norms and biases (timm).
 DECAYED = {
     "all": None,
+    # Parameters may be boxed, with the names of their axes.
     "kernels": lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key == "kernel", params
+        lambda path, _: any(getattr(key, "key", None) == "kernel" for key in path), params
     ),
 }
 

@@ -303,7 +303,7 @@ class SpatiallyAwareTransformer(nn.Module):
     def looks(
         self, inner: dict[str, Any], steps: int, queries: int
     ) -> Float[Array, "b steps"]:
-        """How far the last layer looked at each item for the first question, by time.
+        """How far the layers looked, on average, at each item for the first question, by time.
 
         A chunk's weight is shared by its items.
 
@@ -314,14 +314,14 @@ class SpatiallyAwareTransformer(nn.Module):
         """
         if variant(self.memory.variant).plain:
             raise ValueError("looks: an ordinary transformer reads no chunks")
-        scores, slots = inner["memory"]["layers"]["hcam"]["scores"][0][-1], inner["slots"][0]
-        scores = scores[:, :queries]
+        scores, slots = inner["memory"]["layers"]["hcam"]["scores"][0], inner["slots"][0]
+        scores = scores[:, :, :queries]
         chunks = scores.shape[-1]
         size = -(-slots.shape[1] // chunks)
         slots = jnp.pad(slots, ((0, 0), (chunks * size - slots.shape[1], 0)), constant_values=-1)
         top_k = self.memory.top_k if variant(self.memory.variant).chunks else 0
         least = jnp.sort(scores, axis=-1)[..., -(top_k or chunks), None]
-        weights = jax.nn.softmax(jnp.where(scores >= least, scores, -jnp.inf)).mean(1)
+        weights = jax.nn.softmax(jnp.where(scores >= least, scores, -jnp.inf)).mean((0, 2))
         held = (slots >= 0).reshape(-1, chunks, size)
         each = (weights / jnp.maximum(held.sum(2), 1))[..., None] * held
         place = jnp.where(slots >= 0, slots, steps)
