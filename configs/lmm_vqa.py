@@ -51,7 +51,8 @@ def get_config(scale="tiny"):
         # The published code's attention leaks.
         model=dict(
             vocabulary=128_259, width=4_096, branches=("spatial", "motion"), aggregate="mean",
-            align=False, mmca=True, leak=False, frozen=("clip", "slowfast", "language", "head"),
+            align=False, regresses=False, mmca=True, leak=False,
+            frozen=("clip", "slowfast", "language", "head"),
         ),
         lora=dict(rank=0, alpha=16.0),
         optimizer=dict(
@@ -69,8 +70,9 @@ def get_config(scale="tiny"):
     if scale == "paper":
         return config
     # Nothing is trained before: all of it is, together, with a vocabulary of the words that occur.
+    # A number that is regressed besides teaches the encoders.
     config.data.update(source="made", root="", channels=1, tokenizer="words", cuts=())
-    config.model.update(vocabulary=0, frozen=())
+    config.model.update(vocabulary=0, frozen=(), regresses=True)
     config.run.update(workers=0)
     if scale == "small":
         config.data.update(size=112, frames=8, count_train=20_000, count_test=300)
@@ -105,6 +107,7 @@ def ablations():
         "aligned motion": {"model.align": True},
         "causal attention": {"model.mmca": False},
         "leaking attention": {"model.leak": True},
+        "answers alone": {"model.regresses": False},
         "projectors and embeddings": {"model.frozen": towers},
         "projectors alone": {"model.frozen": (*towers, "embedding")},
         "LoRA": {"model.frozen": towers, "lora.rank": 8},

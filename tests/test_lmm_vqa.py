@@ -108,7 +108,8 @@ def test_tokens_of_a_video(fields, tokens):
 
 def test_a_step_trains_adapters_and_what_is_not_frozen():
     frozen = ("clip", "slowfast", "language", "head")
-    made, batch = built(**{"model.frozen": str(frozen), "lora.rank": "2"})
+    fields = {"model.frozen": str(frozen), "model.regresses": "False", "lora.rank": "2"}
+    made, batch = built(**fields)
     task = made.task
     (phase,) = task.phases
     assert set(phase.trains) == {"motion_projector", "projector", "embedding", "lora"}
@@ -140,7 +141,7 @@ def test_answers_are_those_of_the_whole_model():
 
     And the loss is that of the true answers, their padding left out.
     """
-    made, batch = built(**{"model.frozen": "('slowfast',)"})
+    made, batch = built(**{"model.frozen": "('slowfast',)", "model.regresses": "False"})
     task = made.task
     shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
     rng = np.random.default_rng(0)
@@ -153,7 +154,7 @@ def test_answers_are_those_of_the_whole_model():
         said = jnp.stack([said["score"], said["level"]], 1)
         whole = lambda answers: task.model.apply(
             variables, *task._seen(batch), batch["prompts"], answers
-        )
+        )[0]
         loss, _ = task.loss(variables, batch, jax.random.key(0), 0)
         return said, jnp.argmax(whole(said), -1), whole(batch["answers"]), loss
 

@@ -22,6 +22,7 @@ from stjax.viz import quality as pictures
 
 # Of the pixels that PyTorchVideo's networks were trained on.
 _MEAN, _STD = 0.45, 0.225
+_UNIT = 25  # of the numbers that are regressed, in points
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +65,13 @@ class VideoQuality:
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """Mean cross-entropy over the tokens of the answers, their ends included."""
+        """Mean cross-entropy over the tokens of the answers, their ends included.
+
+        To it comes, where the model regresses, the squared error of its number: `_UNIT`s from 50.
+        """
         del key, step
         prompts, answers = self._texts(batch)
-        logits, updates = self.model.apply(
+        (logits, number), updates = self.model.apply(
             self._whole(variables), *self._seen(batch), prompts, answers, train=True,
             mutable=[name for name in variables if name != "params"],
         )
@@ -77,7 +81,12 @@ class VideoQuality:
         said = answers != self.tokenizer.pad
         mean = lambda x: jnp.sum(x * said) / said.sum()
         right = jnp.argmax(logits, -1) == answers
-        return mean(losses), Aux({"right_tokens": mean(right)}, updates)
+        loss, metrics = mean(losses), {"right_tokens": mean(right)}
+        if number is not None:
+            error = number.astype(jnp.float32) - (batch["mos"][:, None] - 50) / _UNIT
+            metrics["regression"] = jnp.mean(jnp.square(error))
+            loss = loss + metrics["regression"]
+        return loss, Aux(metrics, updates)
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> dict[str, Array]:
         """The answers' tokens (b, a): "score" and "level".

@@ -12,6 +12,7 @@ from stjax.metrics.scene_flow import scene_flow_metrics
 from stjax.ops.cameras import coarser, pluecker, rays, to_camera
 from stjax.ops.splatting import Gaussians, project, rasterise
 from stjax.tasks.scene_reconstruction import SceneReconstruction
+from tests import quick
 from tests.parity import Case
 
 LAST = "b t v c h w -> b t v h w c"
@@ -25,22 +26,6 @@ LOSSES = {
     "sky_opacity_loss": "sky", "decoded_depth_loss": "decoded_depth",
     "sky_decodede_depth_loss": "sky_depth",
 }
-
-
-def as_product(call, arguments, options, context):
-    """For `nn.intercept_methods`: XLA's float64 convolutions are plain loops on a CPU."""
-    conv = context.module
-    if not isinstance(conv, nn.Conv) or context.method_name != "__call__":
-        return call(*arguments, **options)
-    kernel, bias = (conv.get_variable("params", name) for name in ("kernel", "bias"))
-    height, width = arguments[0].shape[1:3]
-    reach = kernel.shape[0] // 2
-    x = jnp.pad(arguments[0], ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    under = [
-        x[:, i : i + height, j : j + width] @ kernel[i, j]
-        for i in range(kernel.shape[0]) for j in range(kernel.shape[1])
-    ]
-    return sum(under) + bias
 
 
 def model(golden):
@@ -66,7 +51,7 @@ def model(golden):
             "target_depth": inputs["target_depth"], "target_sky": inputs["target_sky_masks"]
         }
         video, cameras, targets = task._inputs(batch)
-        with nn.intercept_methods(as_product):
+        with nn.intercept_methods(quick.conv_as_product):
             rendered, inner = module.apply(
                 variables, video, cameras, targets, train=True, mutable="intermediates"
             )

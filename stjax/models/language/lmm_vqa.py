@@ -130,6 +130,8 @@ class LmmVqa(nn.Module):
         align: whether a second's motion token is the mean of its spatial tokens, weighted by a
             softmax of its products with them, as a figure of the paper has it. (The published
             code's `fuse_motion_token`, which nothing calls.)
+        regresses: whether a linear map of the hidden state before an answer gives a number too, by
+            which encoders that were not trained before can be taught (not the paper's).
         frozen: names of parameters that are not trained; their networks run as in evaluation.
     """
 
@@ -143,6 +145,7 @@ class LmmVqa(nn.Module):
     branches: tuple[str, ...] = ("spatial", "motion")
     aggregate: str = "mean"
     align: bool = False
+    regresses: bool = False
     frozen: tuple[str, ...] = ()
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -152,7 +155,8 @@ class LmmVqa(nn.Module):
         """Names of its parameters."""
         spatial = ("clip",) * ("spatial" in self.branches)
         motion = ("slowfast", "motion_projector") * ("motion" in self.branches)
-        return (*spatial, *motion, "projector", "embedding", "language", "head")
+        regressor = ("regressor",) * self.regresses
+        return (*spatial, *motion, "projector", "embedding", "language", "head", *regressor)
 
     def setup(self):
         if self.aggregate not in AGGREGATES:
@@ -165,6 +169,8 @@ class LmmVqa(nn.Module):
         self.projector = SpatialProjector(self.width, clip.heads, clip.hidden, **dtypes)
         self.embedding = embedding(self.vocabulary, self.width, **dtypes)
         self.head = head(self.vocabulary, **dtypes)
+        if self.regresses:
+            self.regressor = nn.Dense(1, **dtypes)
 
     def __call__(
         self,
@@ -174,8 +180,9 @@ class LmmVqa(nn.Module):
         answers: Int[Array, "b k a"],
         *,
         train: bool = False,
-    ) -> Float[Array, "b k a vocabulary"]:
-        """Logits of every token of the answers to k prompts, each told the tokens before it.
+    ) -> tuple[Float[Array, "b k a vocabulary"], Float[Array, "b k"] | None]:
+        """Logits of every token of the answers to k prompts, each told the tokens before it; and
+        the number of each, if the model `regresses`.
 
         Args:
             frames: a key frame a second, as CLIP wants it.
@@ -187,7 +194,10 @@ class LmmVqa(nn.Module):
         visual = jnp.repeat(self.see(frames, clips, train=train), k, 0)
         ids = jnp.concatenate([prompts, answers[..., :-1]], 2).reshape(len(visual), -1)
         hidden, _ = self.read(visual, ids, train=train)
-        return self.head(hidden[:, -length:]).reshape(*answers.shape, self.vocabulary)
+        logits = self.head(hidden[:, -length:]).reshape(*answers.shape, self.vocabulary)
+        if not self.regresses:
+            return logits, None
+        return logits, self.regressor(hidden[:, -length]).reshape(answers.shape[:2])
 
     def see(
         self,
