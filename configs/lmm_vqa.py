@@ -92,7 +92,7 @@ def get_config(scale="tiny"):
         )
         config.model.update(width=64)
         config.optimizer.update(peak=3e-3, schedule_args=dict(warmup=50))
-        config.train.update(batch=16, steps=600, precision="float32")
+        config.train.update(batch=32, steps=400, precision="float32")
         config.run.update(eval_batch=100)
     return config
 

@@ -131,8 +131,6 @@ class VideoSegmentation:
 
         With a prompt, the first frame's mask for all frames, as well.
         """
-        # Else XLA computes what is the same for all clips while it compiles, and takes a minute.
-        summary = jax.lax.optimization_barrier(summary)
         likely = lambda counts: counts / jnp.maximum(counts.sum(-1, keepdims=True), 1e-9)
         place = likely(summary["place"])
         overall = likely(summary["place"].sum((0, 1, 2)))
