@@ -42,6 +42,7 @@ def get_config(scale="tiny"):
         features=128, multipliers=(2, 4, 4), blocks=2, attention_levels=(), patch=4, time=4,
         space=8, latents=16, scalars=(8, 8, 8, 5, 5, 5),
     )
+    config.tokenizing = dict(loss_name="mse", value_range=(-1.0, 1.0))
     config.task = dict(
         rate=12, mask="tube", least_rate=0.7, drop_text=0.1, history=0.7,
         hide_given=True, steps=50, temperature=1.0, compounded=False, sharpness=1.0,
@@ -73,6 +74,7 @@ def get_config(scale="tiny"):
             features=24, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
             scalars=(8, 8),
         )
+        config.tokenizing.value_range = (0.0, 1.0)
         config.task.update(
             rate=1, least_rate=0.3, history=0.3, steps=6, guidance=1.0,
             hide_given=False, sharpness=float("inf"), temperature=0.0,

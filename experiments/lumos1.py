@@ -25,7 +25,7 @@ def experiment(config) -> Experiment:
     tokenizer = CosmosTokenizer(channels=channels, **config.tokenizer, dtype=dtype(config))
     task = TokenGeneration(
         model=Lumos1(Vocabulary(**config.vocabulary), **config.model, dtype=dtype(config)),
-        tokenizing=Tokenizing(tokenizer),
+        tokenizing=Tokenizing(tokenizer, **config.tokenizing),
         context=config.data.context,
         horizon=config.data.horizon,
         **config.task,
