@@ -16,7 +16,9 @@ from stjax.train.config import override
 
 SLUGS = [row["slug"] for row in systems()]
 # What makes the data of a paper at hand, made where they are files.
-OFFLINE = {"ct_d2gan": {"data.source": "surveillance"}, "sttn": {"data.source": "made"}}
+OFFLINE = {
+    "ct_d2gan": {"data.source": "surveillance"}, "sttn": {"data.source": "made"}, "lumos1": {}
+}
 
 
 def modules(slug):

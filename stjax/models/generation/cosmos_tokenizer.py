@@ -234,9 +234,7 @@ class CosmosTokenizer(_Typed):
         self.encoder = Encoder(
             stages=down, blocks=self.blocks, out=self.latents, first=self.features, **self.types
         )
-        # Wide enough at the start that codes differ; else the decoder learns to do without them.
-        wide = nn.initializers.variance_scaling(16.0, "fan_in", "normal")
-        self.to_scalars = nn.Dense(width, kernel_init=wide, **self.types)
+        self.to_scalars = nn.Dense(width, **self.types)
         self.from_scalars = nn.Dense(self.latents, **self.types)
         self.decoder = Decoder(stages=up, blocks=self.blocks + 1, out=values, **self.types)
 
