@@ -33,7 +33,7 @@ FACTS = {
 def get_config(scale="tiny"):
     """The 1.5 B model; on moving digits but at scale "paper"."""
     config = _moving_digits.sections(scale)
-    config.test.pop("horizon")
+    del config.test.horizon
     config.model = dict(
         **VARIANTS["1B"], base=10_000.0, strides=(4, 8, 8), remat=True,
     )
