@@ -53,10 +53,11 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         spatial="gate", temporal="attention", dropout=0.1, remat=False,
     )
     config.task = dict(loss_name="mae", l2=0.001)
-    config.optimizer = dict(name="adam", peak=1e-3, schedule="warmup_cosine", clip=0.0)
-    # TensorFlow 1's RMSProp instead, its rate multiplied by `factor` after so many steps (0: not):
-    # five epochs of 183 batches of the 34 x 268 windows.
-    config.rmsprop = dict(every=5 * 183, factor=0.7, floor=1e-6)
+    # Five epochs of 183 batches of the 34 x 268 windows at every rate.
+    config.optimizer = dict(
+        name="rmsprop", peak=1e-3, b2=0.9, eps=1e-10, schedule="staircase", clip=0.0,
+        schedule_args=dict(every=5 * 183, factor=0.7, floor=1e-6),
+    )
     config.train = dict(
         batch=50, steps=50 * 183, seed=0, accumulate=1, ema=0.0, precision="float32"
     )
@@ -69,8 +70,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.data.update(source="made", nodes=64, days=34, split=(28, 3, 3))
         config.model.update(blocks=3, dropout=0.0)
         config.task.l2 = 0.0
-        config.optimizer.update(clip=1.0)
-        config.rmsprop.every = 0
+        config.optimizer = dict(name="adam", peak=1e-3, schedule="warmup_cosine", clip=1.0)
         config.train.update(batch=64, steps=8_000)
     if scale == "tiny":
         config.data.update(nodes=16, days=24, split=(18, 3, 3))

@@ -95,7 +95,8 @@ def get_config(scale="tiny", size="S", data="k400", frames=16):
             mean=0.45, std=0.225,
         ),
         optimizer=dict(
-            name="adamw", peak=peak, schedule="warmup_cosine", weight_decay=0.05, clip=20.0,
+            name="adamw", peak=peak, schedule="warmup_cosine", weight_decay=0.05,
+            decayed="kernels", clip=20.0,
             schedule_args=dict(warmup=warmup * CLIPS[data] // batch),
         ),
         train=dict(

@@ -11,10 +11,7 @@ jams change direction;
 are measured traffic.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from configs import sttn
@@ -24,13 +21,6 @@ from stjax.ops.graph import gaussian_weights
 from stjax.tasks.forecasting import SeriesForecast
 from stjax.train.cli import main
 from stjax.train.experiment import Experiment
-
-
-def rmsprop(peak: float, every: int, factor: float, floor: float) -> optax.GradientTransformation:
-    """TensorFlow 1's RMSProp under a staircase, as the authors' code trains."""
-    rate = lambda step: jnp.maximum(peak * factor ** (step // every), floor)
-    make = optax.inject_hyperparams(optax.rmsprop, static_args=("eps_in_sqrt", "initial_scale"))
-    return make(rate, decay=0.9, eps=1e-10, initial_scale=1.0, eps_in_sqrt=True)
 
 
 def experiment(config: ConfigDict) -> Experiment:
@@ -61,10 +51,7 @@ def experiment(config: ConfigDict) -> Experiment:
     if config.test.split not in ("test", "validation"):
         raise ValueError(f"test.split: {config.test.split!r} is neither 'test' nor 'validation'")
     splits = Splits(roads.train, getattr(roads, config.test.split))
-    built = Experiment.from_config(config, task, splits)
-    if not config.rmsprop.every:
-        return built
-    return dataclasses.replace(built, optimizer=rmsprop(config.optimizer.peak, **config.rmsprop))
+    return Experiment.from_config(config, task, splits)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Optimizers against their definitions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +41,33 @@ def test_a_piecewise_rate_falls_at_its_boundaries():
                                [0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
 
 
+def test_rmsprop_is_tensorflows():
+    optimizer = optim.optimizer(
+        steps=5, name="rmsprop", peak=0.1, b2=0.9, eps=1e-10, schedule="staircase",
+        schedule_args={"every": 2, "factor": 0.5, "floor": 0.03},
+    )  # fmt: skip
+    state, mean_square = optimizer.init(jnp.ones(())), 1.0
+    for rate in (0.1, 0.1, 0.05, 0.05, 0.03):
+        update, state = optimizer.update(jnp.full((), 3.0), state)
+        mean_square = 0.9 * mean_square + 0.1 * 9
+        assert update == pytest.approx(-rate * 3 / np.sqrt(mean_square), rel=1e-5)
+
+
+def test_weight_decay_may_leave_norms_and_biases_alone():
+    params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(2)}
+    still = jax.tree.map(jnp.zeros_like, params)
+    moved = {}
+    for decayed in ("all", "kernels"):
+        rule = optim.optimizer(
+            steps=1, peak=0.1, schedule="constant", weight_decay=0.5, decayed=decayed
+        )
+        moved[decayed] = rule.update(still, rule.init(params), params)[0]
+    assert all(jnp.all(x == -0.05) for x in jax.tree.leaves(moved["all"]))
+    assert jnp.all(moved["kernels"]["dense"]["kernel"] == -0.05)
+    assert not moved["kernels"]["dense"]["bias"].any()
+    assert not moved["kernels"]["scale"].any()
+
+
 def test_clipping_bounds_the_global_norm():
     params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
     huge = {"a": jnp.full(3, 1e3), "b": jnp.full(4, -1e3)}
@@ -55,5 +83,7 @@ def test_unknown_names_are_listed():
         optim.optimizer(steps=1, schedule="linear")
     with pytest.raises(ValueError, match=r"'sgd' is none of"):
         optim.optimizer(steps=1, name="sgd")
+    with pytest.raises(ValueError, match=r"decayed: 'biases' is none of \['all', 'kernels'\]"):
+        optim.optimizer(steps=1, decayed="biases")
     with pytest.raises(ValueError, match="'adam' has none"):
         optim.optimizer(steps=1, name="adam", weight_decay=0.1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import sttn as config
-from experiments.sttn import experiment, rmsprop
+from experiments.sttn import experiment
 from stjax.convert import sttn as convert
 from stjax.data import traffic
 from stjax.models.series.sttn import OPTIONS, STTN, VARIANTS, weight_penalty
@@ -133,15 +133,6 @@ def test_penalty_is_of_maps_outside_the_transformers():
     assert weight_penalty(params) == weight_penalty(without) > 0
 
 
-def test_rmsprop_is_tensorflows():
-    optimizer = rmsprop(0.1, every=2, factor=0.5, floor=0.03)
-    state, mean_square = optimizer.init(jnp.ones(())), 1.0
-    for rate in (0.1, 0.1, 0.05, 0.05, 0.03):
-        update, state = optimizer.update(jnp.full((), 3.0), state)
-        mean_square = 0.9 * mean_square + 0.1 * 9
-        assert update == pytest.approx(-rate * 3 / np.sqrt(mean_square), rel=1e-5)
-
-
 def test_one_command_trains_rolls_out_and_reports(tmp_path, capsys):
     """The authors' network, which forecasts one step, on measured traffic's format."""
     speed, _ = traffic.made(4, 3, 24)
@@ -151,7 +142,7 @@ def test_one_command_trains_rolls_out_and_reports(tmp_path, capsys):
         "data.source": "pemsd7", "data.path": tmp_path, "data.nodes": 4, "data.split": "(1,1,1)",
         "data.minutes": 60, "data.context": 4, "data.horizon": 2, "model.variant": "official",
         "model.features": 8, "model.blocks": 1, "train.steps": 2, "train.batch": 4,
-        "rmsprop.every": 1, "task.l2": 0.001, "run.eval_batch": 16, "run.mesh.data": 1,
+        "task.l2": 0.001, "run.eval_batch": 16, "run.mesh.data": 1,
     }  # fmt: skip
     arguments = [f"--config.{name}={value}" for name, value in fields.items()]
     cli.main(experiment, config, ["train", f"--workdir={tmp_path / 'run'}", *arguments])

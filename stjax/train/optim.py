@@ -77,12 +77,29 @@ def piecewise(
     return optax.piecewise_constant_schedule(peak, dict.fromkeys(boundaries, factor))
 
 
+def staircase(
+    peak: float, steps: int, *, every: int, factor: float, floor: float = 0.0
+) -> Schedule:
+    """Multiplied by `factor` after every so many steps, `floor` at least."""
+    del steps
+    return lambda step: jnp.maximum(peak * factor ** (step // every), floor)
+
+
 SCHEDULES = {
     "one_cycle": one_cycle,
     "warmup_cosine": warmup_cosine,
     "epoch_cosine": epoch_cosine,
     "constant": constant,
     "piecewise": piecewise,
+    "staircase": staircase,
+}
+OPTIMIZERS = ("adam", "adamw", "rmsprop")
+# Which parameters weight decay falls on: all (PyTorch), or all but norms and biases (timm).
+DECAYED = {
+    "all": None,
+    "kernels": lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == "kernel", params
+    ),
 }
 
 
@@ -97,33 +114,43 @@ def optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    decayed: str = "all",
     clip: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam or AdamW under a schedule; weight decay falls on every parameter, as in PyTorch.
+    """Adam, AdamW or RMSProp under a schedule.
 
     Args:
         steps: length of the run, which the schedules stretch over.
-        name: "adam" or "adamw".
+        name: of `OPTIMIZERS`; "rmsprop" is TensorFlow 1's: squares that start at one and decay by
+            `b2`, `eps` within the root, no momentum.
         peak: highest learning rate.
         schedule: a key of `SCHEDULES`; "one_cycle" cycles beta 1 as well, as PyTorch does.
         schedule_args: further arguments of the schedule.
+        decayed: a key of `DECAYED`: the parameters that AdamW's weight decay falls on.
         clip: largest global norm of the gradients; 0 leaves them alone.
 
     Raises:
         ValueError: an unknown optimizer or schedule; the message lists those there are.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"optimizer.schedule: {schedule!r} is none of {sorted(SCHEDULES)}")
-    if name not in ("adam", "adamw"):
-        raise ValueError(f"optimizer.name: {name!r} is none of ['adam', 'adamw']")
-    if name == "adam" and weight_decay:
-        raise ValueError("optimizer.weight_decay: 'adam' has none; use 'adamw'")
+    known = {"schedule": SCHEDULES, "name": OPTIMIZERS, "decayed": DECAYED}
+    for field, value in {"schedule": schedule, "name": name, "decayed": decayed}.items():
+        if value not in known[field]:
+            raise ValueError(f"optimizer.{field}: {value!r} is none of {sorted(known[field])}")
+    if name != "adamw" and weight_decay:
+        raise ValueError(f"optimizer.weight_decay: {name!r} has none; use 'adamw'")
     rate = SCHEDULES[schedule](peak, steps, **(schedule_args or {}))
-    momentum = one_cycle_momentum(steps) if schedule == "one_cycle" else b1
-    adam = optax.inject_hyperparams(optax.adamw, static_args=("eps",))(
-        rate, b1=momentum, b2=b2, eps=eps, weight_decay=weight_decay
-    )
-    return optax.chain(optax.clip_by_global_norm(clip), adam) if clip else adam
+    if name == "rmsprop":
+        make = optax.inject_hyperparams(
+            optax.rmsprop, static_args=("eps", "eps_in_sqrt", "initial_scale")
+        )
+        rule = make(rate, decay=b2, eps=eps, eps_in_sqrt=True, initial_scale=1.0)
+    else:
+        make = optax.inject_hyperparams(optax.adamw, static_args=("eps", "mask"))
+        momentum = one_cycle_momentum(steps) if schedule == "one_cycle" else b1
+        rule = make(
+            rate, b1=momentum, b2=b2, eps=eps, weight_decay=weight_decay, mask=DECAYED[decayed]
+        )
+    return optax.chain(optax.clip_by_global_norm(clip), rule) if clip else rule
 
 
 def hyperparameters(opt_state: Any) -> dict[str, jax.Array]:
