@@ -87,7 +87,7 @@ def get_config(scale="tiny"):
             numbers=8, unit=4,
         )
         config.model.update(
-            dim=64, depth=2, heads=4, kv_heads=2, hidden=128, strides=(2, 4, 4), remat=False
+            dim=64, depth=2, heads=2, kv_heads=1, hidden=128, strides=(2, 4, 4), remat=False
         )
         config.tokenizer.update(
             features=24, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
