@@ -42,6 +42,7 @@ def get_config(scale="tiny"):
         features=128, multipliers=(2, 4, 4), blocks=2, attention_levels=(), patch=4, time=4,
         space=8, latents=16, scalars=(8, 8, 8, 5, 5, 5),
     )
+    config.tokenizing = dict(loss_name="mse", value_range=(-1.0, 1.0))
     config.task = dict(
         rate=12, mask="tube", least_rate=0.7, drop_text=0.1, history=0.7,
         hide_given=True, steps=50, temperature=1.0, compounded=False, sharpness=1.0,
@@ -60,27 +61,58 @@ def get_config(scale="tiny"):
     config.train = dict(
         batch=64, steps=100_000, seed=42, accumulate=1, ema=0.0, precision="bfloat16"
     )
+    if scale == "paper":
+        # 672 x 384 pixels, 25 frames: stage 2 at 384p.
+        config.data = dict(
+            source="tokens:pre_tokenize/data/test_video", context=1, horizon=6, height=48, width=84,
+            text=256,
+        )
+        del config.test
+        config.train.update(batch=48)
+    if scale == "small":
+        config.data.update(context=9, horizon=16)
+        config.model.update(dim=512, depth=8, heads=8, kv_heads=4, hidden=1408, strides=(4, 8, 8))
+        config.vocabulary.update(text=9_100, codes=1_000)
+        config.tokenizer.update(features=64, multipliers=(1, 2), blocks=1, scalars=(8, 5, 5, 5))
+        config.task.update(rate=1, steps=12, guidance=1.0)
+        config.optimizer.tokenizer.update(peak=3e-4)
+        config.optimizer.tokenizer.schedule_args.decay_steps = 4_000
+        config.optimizer.model.update(peak=5e-4)
+        config.optimizer.model.schedule_args.warmup = 2_000
+        config.train.update(batch=32, steps=12_000)
     if scale == "tiny":
-        config.data.update(context=5, horizon=6, digit_size=6)
+        config.data.update(context=5, horizon=4, digit_size=6)
         config.vocabulary = dict(
-            text=64, codes=64, frame_start=1, frame_end=2, line_end=3, mask=4, video_start=5,
+            text=64, codes=125, frame_start=1, frame_end=2, line_end=3, mask=4, video_start=5,
             numbers=8, unit=4,
         )
         config.model.update(
-            dim=64, depth=3, heads=4, kv_heads=2, hidden=128, strides=(2, 4, 4), remat=False
+            dim=64, depth=2, heads=2, kv_heads=1, hidden=128, strides=(2, 4, 4), remat=False
         )
         config.tokenizer.update(
             features=24, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
-            scalars=(8, 8),
+            scalars=(5, 5, 5),
         )
+        config.tokenizing.value_range = (0.0, 1.0)
         config.task.update(
             rate=1, least_rate=0.3, history=0.3, steps=6, guidance=1.0,
             hide_given=False, sharpness=float("inf"), temperature=0.0,
         )
         config.optimizer.tokenizer.update(
-            peak=4e-3, schedule_args=dict(warmup=30, decay_steps=300)
+            peak=1e-3, schedule_args=dict(warmup=30, decay_steps=400)
         )
-        config.optimizer.model.update(peak=4e-3, clip=1.0, schedule_args=dict(warmup=320))
-        config.train.update(batch=16, steps=900, precision="float32")
+        config.optimizer.model.update(peak=4e-3, clip=1.0, schedule_args=dict(warmup=300))
+        config.train.update(batch=16, steps=700, precision="float32")
         config.run.eval_batch = 250
     return config
+
+
+def ablations():
+    """Masks of training, what is hidden of the history, positions."""
+    return {
+        "random masks": {"task.mask": "random"},
+        "history 0.7": {"task.history": 0.7},
+        "whole history": {"task.history": 0.0},
+        "given frames hidden": {"task.hide_given": True},
+        "unscaled positions": {"model.strides": (1, 1, 1)},
+    }

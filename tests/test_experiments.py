@@ -20,6 +20,7 @@ OFFLINE = {
     "ct_d2gan": {"data.source": "surveillance"},
     "gdkvm": {"data.source": "heart"},
     "lmm_vqa": {"data.source": "made", "data.tokenizer": "words"},
+    "lumos1": {},
     "spatially_aware_transformer": {},
     "storm": {"data.source": "street"},
     "sttn": {"data.source": "made"},

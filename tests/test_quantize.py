@@ -41,7 +41,7 @@ def test_gradients_pass_straight_through():
 
 @pytest.mark.parametrize("levels", [(8, 5), (8, 5, 1), ((8, 5, 3),)])
 def test_levels_that_do_not_fit_are_named(levels):
-    with pytest.raises(ValueError, match="^levels"):
+    with pytest.raises(ValueError, match=r"^levels"):
         finite_scalar(jnp.zeros((4, 3)), levels)
 
 
@@ -65,7 +65,7 @@ def test_a_clip_is_its_wavelet_bands(levels):
 def test_clips_without_whole_cells_are_refused():
     with pytest.raises(ValueError, match=r"^video: \(1, 8, 6, 8, 1\)"):
         haar(jnp.zeros((1, 8, 6, 8, 1)), 2)
-    with pytest.raises(ValueError, match="^bands"):
+    with pytest.raises(ValueError, match=r"^bands"):
         inverse_haar(jnp.zeros((1, 2, 2, 2, 12)), 1)
 
 
@@ -95,9 +95,9 @@ def test_cross_entropy_in_parts(count, chunk):
 
 
 def test_cross_entropy_names_what_does_not_fit():
-    with pytest.raises(ValueError, match="^labels"):
+    with pytest.raises(ValueError, match=r"^labels"):
         chunked_cross_entropy(jnp.zeros((4, 2)), jnp.zeros((2, 3)), jnp.zeros(3, int))
-    with pytest.raises(ValueError, match="^chunk"):
+    with pytest.raises(ValueError, match=r"^chunk"):
         chunked_cross_entropy(jnp.zeros((4, 2)), jnp.zeros((2, 3)), jnp.zeros(4, int), 0)
 
 

@@ -107,7 +107,8 @@ def read(path: pathlib.Path) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "t h
     width = int(np.argmax(tokens[3:] == LINE_END))
     whole = tokens[: len(frames) * length]
     alike = np.array_equal(np.flatnonzero(whole == FRAME_START), np.arange(0, whole.size, length))
-    if not alike or whole.size < len(frames) * length or (length - 4) % (width + 1):
+    short = length < 5 or width < 1 or whole.size < len(frames) * length
+    if short or not alike or (length - 4) % (width + 1):
         raise ValueError(f"{path}: token: {len(frames)} frames that are not alike")
     rows = whole.reshape(len(frames), length)[:, 3:-1].reshape(len(frames), -1, width + 1)
     codes = rows[..., :-1] - CODES

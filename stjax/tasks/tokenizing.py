@@ -26,13 +26,15 @@ class Tokenizing:
 
     Attributes:
         tokenizer: `model(video, *, train=False) -> (reconstruction, codes)`, with methods `encode`
-            and `decode`, both halves of that; video in [-1, 1]. `tokenizer.codes` is how many
-            values a code has, `tokenizer.grid(frames, height, width)` how many codes a clip.
-        loss_name: a key of `losses.LOSSES`, taken in [-1, 1].
+            and `decode`, both halves of that. `tokenizer.codes` is how many values a code has,
+            `tokenizer.grid(frames, height, width)` how many codes a clip.
+        loss_name: a key of `losses.LOSSES`.
+        value_range: the range that the tokenizer works in; batches are uint8 or in [0, 1].
     """
 
     tokenizer: nn.Module
     loss_name: str = "mse"
+    value_range: tuple[float, float] = (-1.0, 1.0)
 
     headline = "mse_sum"
 
@@ -41,13 +43,13 @@ class Tokenizing:
             raise ValueError(f"task.loss_name: {self.loss_name!r} is none of {sorted(LOSSES)}")
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
-        return self.tokenizer.init(key, unit_range(batch["video"]) * 2 - 1)
+        return self.tokenizer.init(key, self._ranged(unit_range(batch["video"])))
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Aux]:
         del key, step
-        clips = unit_range(batch["video"]) * 2 - 1
+        clips = self._ranged(unit_range(batch["video"]))
         reconstruction, codes = self.tokenizer.apply(variables, clips, train=True)
         value = LOSSES[self.loss_name](reconstruction.astype(clips.dtype), clips)
         use = perplexity(codes, self.tokenizer.codes)
@@ -55,12 +57,13 @@ class Tokenizing:
 
     def encode(self, variables: Variables, clips: Video) -> Codes:
         """Codes of clips in [0, 1]."""
-        return self.tokenizer.apply(variables, clips * 2 - 1, method="encode")
+        return self.tokenizer.apply(variables, self._ranged(clips), method="encode")
 
     def decode(self, variables: Variables, codes: Codes) -> Video:
         """Clips in [0, 1] (not clipped) of codes."""
         clips = self.tokenizer.apply(variables, codes, method="decode")
-        return (clips.astype(jnp.float32) + 1) / 2
+        low, high = self.value_range
+        return (clips.astype(jnp.float32) - low) / (high - low)
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Video:
         """The reconstruction, in [0, 1] (not clipped)."""
@@ -87,3 +90,7 @@ class Tokenizing:
         clips = unit_range(batch["video"])
         like = lambda frame: jnp.broadcast_to(frame, clips.shape).astype(clips.dtype)
         return {"training_mean": like(summary), "clip_mean": like(clips.mean(1, keepdims=True))}
+
+    def _ranged(self, clips: Video) -> Video:
+        low, high = self.value_range
+        return clips * (high - low) + low

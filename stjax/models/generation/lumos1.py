@@ -117,6 +117,8 @@ class Layout:
 def mm_spectrum(head_dim: int, base: float) -> Spectrum:
     """MM-RoPE: every axis has its share of the whole spectrum, in groups of sixteen channels.
 
+    Of heads with a multiple of 32 channels it is a rotary code. With others the two halves of the
+    channels follow different axes, and products no longer depend on differences alone.
     Frequencies are rounded to float32, as published.
 
     Raises:
@@ -168,8 +170,8 @@ class Lumos1(nn.Module):
         Args:
             layout: of the sequence.
             begin: where each sample begins; nothing sees the tokens before it (what
-                fills up short texts, and texts left out for guidance: rotary codes know differences
-                alone).
+                fills up short texts, and texts left out for guidance; with heads of a multiple of
+                32 channels the rest is as it would be without them).
 
         Returns:
             Features of the tokens, the linear map from them to the logits of the visual codes, and
