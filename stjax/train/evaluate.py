@@ -86,9 +86,10 @@ def evaluate_trivial(
     summaries = [jax.device_get(summarise(batch)) for batch in training]
     summary = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *summaries)
     score = jax.jit(
-        lambda batch: jax.tree.map(
-            lambda predictions: task.metrics(predictions, batch), task.trivial(summary, batch)
-        ),
+        lambda batch: {
+            name: task.metrics(predictions, batch)
+            for name, predictions in task.trivial(summary, batch).items()
+        },
         out_shardings=everywhere,
     )
     found: dict[str, Mean | Samples] = {}
