@@ -83,26 +83,28 @@ def get_config(scale="tiny"):
     if scale == "tiny":
         config.data.update(context=5, horizon=4, digit_size=6)
         config.vocabulary = dict(
-            text=64, codes=125, frame_start=1, frame_end=2, line_end=3, mask=4, video_start=5,
+            text=64, codes=256, frame_start=1, frame_end=2, line_end=3, mask=4, video_start=5,
             numbers=8, unit=4,
         )
         config.model.update(
             dim=64, depth=2, heads=2, kv_heads=1, hidden=128, strides=(2, 4, 4), remat=False
         )
         config.tokenizer.update(
-            features=24, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
-            scalars=(5, 5, 5),
+            features=16, multipliers=(1, 1), blocks=0, patch=2, time=2, space=4, latents=8,
+            scalars=(4, 4, 4, 4),
         )
-        config.tokenizing.value_range = (0.0, 1.0)
+        # Small dark frames between -1 and 1 hardly differ beside the convolutions' biases, and all
+        # become the mean frame; so the digits are bright.
+        config.tokenizing.value_range = (-1.0, 9.0)
         config.task.update(
             rate=1, least_rate=0.3, history=0.3, steps=6, guidance=1.0,
             hide_given=False, sharpness=float("inf"), temperature=0.0,
         )
         config.optimizer.tokenizer.update(
-            peak=1e-3, schedule_args=dict(warmup=30, decay_steps=400)
+            peak=8e-3, schedule_args=dict(warmup=30, decay_steps=500)
         )
-        config.optimizer.model.update(peak=4e-3, clip=1.0, schedule_args=dict(warmup=300))
-        config.train.update(batch=16, steps=700, precision="float32")
+        config.optimizer.model.update(peak=3e-3, clip=1.0, schedule_args=dict(warmup=300))
+        config.train.update(batch=16, steps=800, precision="float32")
         config.run.eval_batch = 250
     return config
 
