@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from stjax.tasks.base import Batch, Task
+from stjax.tasks.base import Batch, Metrics, Task
 
 Report = dict[str, Any]
 
@@ -85,15 +85,15 @@ def evaluate_trivial(
     summarise = jax.jit(task.summary, out_shardings=everywhere)
     summaries = [jax.device_get(summarise(batch)) for batch in training]
     summary = jax.tree.map(lambda *xs: np.mean(xs, axis=0), *summaries)
-    score = jax.jit(
-        lambda batch: {
-            name: task.metrics(predictions, batch)
-            for name, predictions in task.trivial(summary, batch).items()
-        },
-        out_shardings=everywhere,
-    )
+
+    def of_each(summary: Any, batch: Batch) -> dict[str, Metrics]:
+        # The summary is an argument: as a constant XLA would compute with it while it compiles.
+        predicted = task.trivial(summary, batch)
+        return {name: task.metrics(predictions, batch) for name, predictions in predicted.items()}
+
+    score = jax.jit(of_each, out_shardings=everywhere)
     found: dict[str, Mean | Samples] = {}
     for batch in batches:
-        for name, metrics in jax.device_get(score(batch)).items():
+        for name, metrics in jax.device_get(score(summary, batch)).items():
             found.setdefault(name, _collector(task)).add(metrics)
     return {name: each.result for name, each in found.items()}
