@@ -101,11 +101,11 @@ def get_config(scale="tiny"):
             hide_given=False, sharpness=float("inf"), temperature=0.0,
         )
         config.optimizer.tokenizer.update(
-            peak=8e-3, schedule_args=dict(warmup=30, decay_steps=500)
+            peak=8e-3, schedule_args=dict(warmup=30, decay_steps=450)
         )
-        config.optimizer.model.update(peak=3e-3, clip=1.0, schedule_args=dict(warmup=300))
-        config.train.update(batch=16, steps=800, precision="float32")
-        config.run.eval_batch = 250
+        config.optimizer.model.update(peak=3e-3, clip=1.0, schedule_args=dict(warmup=150))
+        config.train.update(batch=16, steps=750, precision="float32")
+        config.test.count_test = config.run.eval_batch = 250
     return config
 
 

@@ -18,6 +18,7 @@ from stjax.models.generation.lumos1 import Lumos1, Vocabulary, mm_spectrum
 from stjax.processes import masked_tokens as masked
 from stjax.tasks.token_generation import TokenGeneration
 from stjax.tasks.tokenizing import Tokenizing
+from stjax.train import evaluate
 from tests import quick
 
 RNG = np.random.default_rng(0)
@@ -217,6 +218,14 @@ def test_codes_alone_are_compared_with_their_use_in_training():
     nats = {name: TASK.metrics(x, batch)["cross_entropy"][0].mean() for name, x in trivial.items()}
     assert nats["unigram"] <= nats["uniform"] == pytest.approx(np.log(6))
     assert TASK.render(predict(batch), batch)
+
+
+def test_the_engine_evaluates_trivial_predictions_by_name():
+    batch = batch_of_codes()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    reports = evaluate.evaluate_trivial(TASK, [batch], [batch], here)
+    assert reports["uniform"]["cross_entropy"] == pytest.approx(np.log(6))
+    assert set(reports) == {"uniform", "unigram"}
 
 
 @pytest.mark.parametrize(
