@@ -75,13 +75,16 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.train.update(batch=16, steps=8_000)
         config.run.update(eval_every=0)
     if scale == "tiny":
-        config.data.update(source="street", size=(16, 24), cameras=2, targets=2, count_test=8)
+        config.data.update(source="street", size=(16, 24), cameras=1, targets=2, count_test=8)
         config.model.update(
-            dim=96, depth=3, heads=4, patch=4, features=(64, 32), motion_tokens=4,
-            sky_features=64, far=80.0, tile=8, capacity=320, remat=False,
+            dim=128, depth=3, heads=4, patch=4, features=(64, 32), motion_tokens=4,
+            sky_features=64, far=60.0, tile=4, capacity=448, remat=False,
         )
-        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=30))
-        config.train.update(batch=2, steps=420, precision="float32")
+        # A quarter of the made street's pixels move at 5 m/s; of Waymo's hardly any do. At the
+        # published weight standing still would cost less.
+        config.task.flow = 2e-4
+        config.optimizer.update(peak=2e-3, schedule_args=dict(warmup=40))
+        config.train.update(batch=2, steps=800, precision="float32")
         config.run.update(eval_every=0, checkpoint_every=200, eval_batch=8, workers=0)
     return config
 
