@@ -88,11 +88,7 @@ def test_gradients_are_those_of_finite_differences():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_single_and_half_precision(dtype):
-    """Half precision is that of the inputs alone: everything is computed in float32.
-
-    An opacity that rounds to the other side of the least one, 1/255, is there or not; such pixels
-    are few.
-    """
+    """Half precision is that of the inputs alone: everything is computed in float32."""
     arguments = jax.tree.map(lambda x: x.astype(dtype), scene(1, 30))
     run = quick.jit(functools.partial(rasterise, size=SIZE, tile=4, capacity=30))
     seen = run(*arguments)
@@ -102,9 +98,8 @@ def test_single_and_half_precision(dtype):
         wanted = quick.jit(functools.partial(naive_rasterise, size=SIZE))(*exact)
     for name in ("features", "depth", "alpha"):
         largest = np.abs(getattr(wanted, name)).max()
-        error = np.abs(getattr(seen, name) - getattr(wanted, name)) / largest
-        assert (error > 1e-4).mean() < 0.01, name
-        assert error.max() < 2 / 255, name
+        error = np.abs(getattr(seen, name) - getattr(wanted, name)).max()
+        assert error < 1e-4 * largest, name
 
 
 def test_what_exceeds_the_capacity_is_the_farthest_and_counted():

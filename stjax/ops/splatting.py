@@ -108,7 +108,7 @@ def rasterise(
     Raises:
         ValueError: a shape that does not fit.
     """
-    gaussians = _checked(gaussians, world_to_camera, intrinsics)
+    gaussians, world_to_camera, intrinsics = _checked(gaussians, world_to_camera, intrinsics)
     capacity = min(capacity, len(gaussians.opacities))
     corners = _corners(size, tile)
     tiles_at_once = max(pairs // (tile**2 * capacity), 1)
@@ -142,7 +142,7 @@ def naive_rasterise(
     far: float = 400.0,
 ) -> Splatted:
     """The definition, Gaussian by Gaussian over all pixels: what `rasterise` is tested against."""
-    gaussians = _checked(gaussians, world_to_camera, intrinsics)
+    gaussians, world_to_camera, intrinsics = _checked(gaussians, world_to_camera, intrinsics)
     y, x = jnp.meshgrid(jnp.arange(size[0]) + 0.5, jnp.arange(size[1]) + 0.5, indexing="ij")
 
     def render(means, world_to_camera, intrinsics):
@@ -305,7 +305,7 @@ def _map(function: Callable[..., Array], arguments: tuple, at_once: int) -> Arra
 
 
 def _checked(gaussians, world_to_camera, intrinsics):
-    """The Gaussians in one type, float32 at least, with means for every view."""
+    """All in one type, float32 at least, and Gaussians with means for every view."""
     views, n = len(world_to_camera), len(gaussians.opacities)
     for name, array, shape in (
         ("world_to_camera", world_to_camera, (views, 4, 4)),
@@ -323,5 +323,7 @@ def _checked(gaussians, world_to_camera, intrinsics):
             f"means: {gaussians.means.shape} instead of {(n, 3)} or {(views, n, 3)}"
         )
     dtype = jnp.promote_types(jnp.result_type(*gaussians), jnp.float32)
-    gaussians = Gaussians(*(array.astype(dtype) for array in gaussians))
-    return gaussians._replace(means=jnp.broadcast_to(gaussians.means, (views, n, 3)))
+    cast = lambda x: x.astype(dtype)
+    gaussians = Gaussians(*map(cast, gaussians))
+    gaussians = gaussians._replace(means=jnp.broadcast_to(gaussians.means, (views, n, 3)))
+    return gaussians, cast(world_to_camera), cast(intrinsics)
