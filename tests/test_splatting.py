@@ -89,7 +89,7 @@ def test_gradients_are_those_of_finite_differences():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_single_and_half_precision(dtype):
     """Half precision is that of the inputs alone: everything is computed in float32."""
-    arguments = jax.tree.map(lambda x: x.astype(dtype), scene(1, 30))
+    arguments = jax.tree.map(lambda x: x.astype(dtype), scene(1, 30, dtype=np.float32))
     run = quick.jit(functools.partial(rasterise, size=SIZE, tile=4, capacity=30))
     seen = run(*arguments)
     assert seen.features.dtype == jnp.float32
