@@ -18,6 +18,7 @@ from types import ModuleType
 import jax
 import jaxlib
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from stjax.train import config as configs
@@ -100,7 +101,9 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
         if not hosts.first():
             return
         arrays = workdir / "predictions.npz"
-        np.savez(arrays, **batch, predictions=predictions)
+        # A tree of predictions is written leaf by leaf: "predictions/score".
+        named = traverse_util.flatten_dict({"predictions": predictions}, sep="/")
+        np.savez(arrays, **batch, **named)
         for path in (arrays, *_draw(session, state, batch, predictions)):
             print(path)
 
