@@ -58,7 +58,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
     config.task = dict(depth=1.0, sky=0.1, flow=0.005, sky_depth=0.01, perceptual_weight=0.0)
     config.optimizer = dict(
         name="adamw", peak=4e-4, schedule="warmup_cosine", schedule_args=dict(warmup=5_000),
-        b1=0.9, b2=0.95, weight_decay=0.05, clip=3.0,
+        b1=0.9, b2=0.95, weight_decay=0.05, decayed="but scales and biases", clip=3.0,
     )
     config.train = dict(
         batch=64, steps=100_000, seed=1, accumulate=1, ema=0.0, precision="bfloat16"

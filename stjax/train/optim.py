@@ -94,13 +94,24 @@ SCHEDULES = {
     "staircase": staircase,
 }
 OPTIMIZERS = ("adam", "adamw", "rmsprop")
-# Which parameters weight decay falls on: all (PyTorch), or all but norms and biases (timm).
+
+
+def _named(names: frozenset[str]) -> Callable[[Any], Any]:
+    """A mask of the parameters of these names; they may be boxed, with the names of their axes."""
+    among = lambda path: any(getattr(key, "key", None) in names for key in path)
+    return lambda params: jax.tree_util.tree_map_with_path(lambda path, _: among(path), params)
+
+
+def _but(names: frozenset[str]) -> Callable[[Any], Any]:
+    return lambda params: jax.tree.map(lambda named: not named, _named(names)(params))
+
+
+# Which parameters weight decay falls on: all (PyTorch), kernels alone (timm, whose other matrices
+# are exempt by name), or tokens and positions too.
 DECAYED = {
     "all": None,
-    # Parameters may be boxed, with the names of their axes.
-    "kernels": lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, _: any(getattr(key, "key", None) == "kernel" for key in path), params
-    ),
+    "kernels": _named(frozenset({"kernel"})),
+    "but scales and biases": _but(frozenset({"bias", "scale", "mask_token"})),
 }
 
 
