@@ -1,5 +1,8 @@
-"""Convolutions of frames as PyTorch initialises them."""
+"""Convolutions of frames and clips as PyTorch initialises them."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +11,51 @@ from jaxtyping import Array, Float
 
 from stjax.layers.initializers import torch_default, torch_default_bias
 from stjax.layers.partitioning import named
+from stjax.ops.conv import conv
+from stjax.ops.precision import promote
+
+
+class Linear(nn.Module):
+    """A layer of one kernel, linear in it, whose parameter is named "kernel".
+
+    What it does with the kernel goes through `linear`, which `stjax.layers.rollout` intercepts to
+    take the kernel's gradient once over all steps.
+    """
+
+    def linear(self, function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
+        """`function(x, kernel)`, linear in both."""
+        return function(x, kernel)
+
+
+class Conv(Linear):
+    """A convolution in one to three dimensions, see `stjax.ops.conv.conv`.
+
+    Attributes:
+        features: channels that come out.
+        window: sides of the kernel.
+        strides, padding: along each axis; None: 1, and zeros that keep the size.
+    """
+
+    features: int
+    window: tuple[int, ...] = (3, 3)
+    strides: tuple[int, ...] | None = None
+    padding: tuple[int, ...] | None = None
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = torch_default
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *grid i"]) -> Float[Array, "n *out features"]:
+        shape = *self.window, x.shape[-1], self.features
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        x, kernel = promote((x, kernel), self.dtype)
+        function = functools.partial(conv, strides=self.strides, padding=self.padding)
+        out = self.linear(function, x, kernel)
+        if not self.use_bias:
+            return out
+        init = torch_default_bias(math.prod(shape[:-1]))
+        return out + self.param("bias", init, shape[-1:], self.param_dtype).astype(out.dtype)
 
 
 def torch_conv(

@@ -15,20 +15,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from stjax.ops.conv import conv, conv_kernel_gradient
+from stjax.ops.conv import conv
 from stjax.ops.loops import trips_at_once
 
-Kernels = Mapping[str, Float[Array, "kh kw i o"]]
-Step = Callable[[Callable[[str, Array], Array], Any, Any, Any], tuple[Any, Any]]
+Kernels = Mapping[str, Float[Array, "..."]]
+Step = Callable[[Callable[..., Array], Any, Any, Any], tuple[Any, Any]]
 
 
 def conv_scan(step: Step, kernels: Kernels, params: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
     """`lax.scan(step, carry, xs)` for a step that convolves with kernels given by name.
 
     Args:
-        step: `(convolve, params, carry, x) -> (carry, y)`; `convolve(name, frames)` convolves
-            frames `(b, h, w, i)` with `kernels[name]`, each name once a step. What the step should
-            be differentiated with respect to comes in through its arguments, not by closure.
+        step: `(convolve, params, carry, x) -> (carry, y)`; `convolve(name, frames, by=conv)` is
+            `by(frames, kernels[name])` for frames `(b, ...)`, any map that is linear in both. What
+            the step should be differentiated with respect to comes in through its arguments, not
+            by closure.
         kernels: name -> kernel.
         params: everything else that is learned and constant over the steps.
         carry: initial carry.
@@ -38,23 +39,25 @@ def conv_scan(step: Step, kernels: Kernels, params: Any, carry: Any, xs: Any) ->
         The last carry and the stacked ys.
 
     Raises:
-        ValueError: a name convolved twice in a step, or a kernel never used.
+        ValueError: a kernel that is never used.
     """
     return _scan(step, dict(kernels), params, carry, xs)
 
 
 class _Convolver:
-    """Convolves by name and keeps what went in; adds `probes` to what comes out."""
+    """Convolves by name and keeps what went in; adds `probes` to what comes out.
+
+    Inputs and probes are named after the kernel and how often it was used before in the step.
+    """
 
     def __init__(self, kernels, probes=None):
-        self.kernels, self.probes, self.inputs = kernels, probes, {}
+        self.kernels, self.probes, self.inputs, self.maps = kernels, probes, {}, {}
 
-    def __call__(self, name, frames):
-        if name in self.inputs:
-            raise ValueError(f"kernel {name!r} convolves twice in one step")
-        self.inputs[name] = frames
-        out = conv(frames, self.kernels[name])
-        return out if self.probes is None else out + self.probes[name]
+    def __call__(self, name, frames, by=conv):
+        use = name, sum(name == used for used, _ in self.inputs)
+        self.inputs[use], self.maps[use] = frames, by
+        out = by(frames, self.kernels[name])
+        return out if self.probes is None else out + self.probes[use]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -63,6 +66,8 @@ def _scan(step, kernels, params, carry, xs):
 
 
 def _forward(step, kernels, params, carry, xs):
+    maps, probes = _zero_probes(step, kernels, params, carry, xs)
+
     def probed(params, carry, xs, probes):
         def body(carry, scanned):
             x, probes = scanned
@@ -73,19 +78,21 @@ def _forward(step, kernels, params, carry, xs):
         carry, (ys, inputs) = _loop(body, carry, (xs, probes))
         return (carry, ys), inputs
 
-    probes = _zero_probes(step, kernels, params, carry, xs)
     out, pullback, inputs = jax.vjp(probed, params, carry, xs, probes, has_aux=True)
-    return out, (pullback, inputs, kernels)
+    maps = {use: jax.tree_util.Partial(by) for use, by in maps.items()}
+    return out, (pullback, inputs, maps, kernels)
 
 
 def _backward(step, residuals, cotangents):
-    pullback, inputs, kernels = residuals
+    pullback, inputs, maps, kernels = residuals
     by_params, by_carry, by_xs, by_outputs = pullback(cotangents)
     merge = lambda frames: frames.reshape(-1, *frames.shape[2:])
-    by_kernels = {
-        name: conv_kernel_gradient(merge(inputs[name]), merge(by_outputs[name]), kernel)
-        for name, kernel in kernels.items()
-    }
+    by_kernels = {}
+    for use, cotangent in by_outputs.items():
+        name, frames = use[0], merge(inputs[use])
+        gradient = jax.linear_transpose(functools.partial(maps[use], frames), kernels[name])
+        (gradient,) = gradient(merge(cotangent))
+        by_kernels[name] = by_kernels[name] + gradient if name in by_kernels else gradient
     return by_kernels, by_params, by_carry, by_xs
 
 
@@ -97,18 +104,20 @@ def _loop(body, carry, xs):
 
 
 def _zero_probes(step, kernels, params, carry, xs):
-    """Zeros in the shape of every convolution's output: their cotangents are the outputs' own."""
+    """The maps, and zeros in the shape of their outputs: their cotangents are the outputs' own."""
+    maps = {}
 
     def outputs(kernels, params, carry, xs):
         convolve = _Convolver(kernels)
         step(convolve, params, carry, jax.tree.map(lambda x: x[0], xs))
-        if unused := set(kernels) - set(convolve.inputs):
+        if unused := set(kernels) - {name for name, _ in convolve.inputs}:
             raise ValueError(f"kernels that the step never uses: {sorted(unused)}")
-        return {name: conv(frames, kernels[name]) for name, frames in convolve.inputs.items()}
+        maps.update(convolve.maps)
+        return {use: maps[use](x, kernels[use[0]]) for use, x in convolve.inputs.items()}
 
     steps = jax.tree.leaves(xs)[0].shape[0]
     shapes = jax.eval_shape(outputs, kernels, params, carry, xs)
-    return {name: jnp.zeros((steps, *s.shape), s.dtype) for name, s in shapes.items()}
+    return maps, {use: jnp.zeros((steps, *s.shape), s.dtype) for use, s in shapes.items()}
 
 
 def lstm(
