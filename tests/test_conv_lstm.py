@@ -59,7 +59,7 @@ def test_conv_scan_refuses_a_kernel_that_is_never_used():
     weights = {name: jnp.ones((1, 1, 1, 1)) for name in ("in", "spare")}
     step = lambda convolve, params, carry, x: (carry, convolve("in", x))
     frames = jnp.ones((2, 1, 3, 3, 1))
-    with pytest.raises(ValueError, match="never uses.*spare"):
+    with pytest.raises(ValueError, match=r"never uses.*spare"):
         jax.grad(lambda weights: conv_scan(step, weights, None, (), frames)[1].sum())(weights)
 
 

@@ -55,6 +55,27 @@ def test_next_frames_are_rolled_out_from_the_context():
     np.testing.assert_allclose(predictions, expected, rtol=1e-6)
 
 
+class Ruled(Drift):
+    """Has losses of its own, one of a value a frame."""
+
+    @nn.compact
+    def __call__(self, video, *args, **options):
+        self.sow("losses", "each", jnp.full(video.shape[1], 0.25))
+        self.sow("losses", "whole", 0.5)
+        return super().__call__(video, *args, **options)
+
+
+def test_losses_of_the_models_own_are_added_and_logged():
+    data, key = batch(), jax.random.key(0)
+    plain, ruled = (FramePrediction(model, context=3, horizon=4) for model in (Drift(), Ruled()))
+    variables = ruled.init(key, data)
+    assert set(variables) == {"params"}
+    value, aux = ruled.loss(variables, data, key, jnp.int32(0))
+    assert aux.metrics == {"each": 0.25, "whole": 0.5}
+    assert aux.updates == {}
+    np.testing.assert_allclose(value, plain.loss(variables, data, key, jnp.int32(0))[0] + 0.75)
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 def test_clips_are_fed_back_until_the_horizon(horizon):
     task = FramePrediction(Hold(), context=2, horizon=horizon)

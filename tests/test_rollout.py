@@ -11,7 +11,7 @@ from tests import quick
 
 
 class Cell(nn.Module):
-    """A convolution of its own kind beside one that autodiff takes apart, and running statistics."""
+    """Our convolution beside one that autodiff takes apart, a loss, and running statistics."""
 
     wide: int = 4
     own: bool = True

@@ -1,5 +1,6 @@
 """Video prediction: from `context` frames the `horizon` frames after them."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import DenyList
 from jaxtyping import Array, Float
 
 from stjax.metrics import baselines, video
@@ -28,6 +30,8 @@ class FramePrediction:
     A model that predicts the next frame (`predicts = "next"`) is trained on every position of the
     clip at once and rolled out frame by frame; one that maps clip to clip (`predicts = "clip"`)
     is trained on the future frames and fed its own output where the horizon is longer than its.
+    What a model sows as "losses", already weighted, is added to the loss, each the mean of what it
+    holds, and logged by its name.
 
     Attributes:
         model: see docs/architecture.md for the two calls.
@@ -62,7 +66,9 @@ class FramePrediction:
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         names = ("params", "dropout", "sample")
         rngs = dict(zip(names, jax.random.split(key, len(names))))
-        return self.model.init(rngs, self._clip(batch, self.context))
+        # What a model sows is of one pass, and no variable.
+        sown = DenyList(("intermediates", "losses"))
+        return self.model.init(rngs, self._clip(batch, self.context), mutable=sown)
 
     def loss(
         self, variables: Variables, batch: Batch, key: jax.Array, step: jax.Array
@@ -71,7 +77,10 @@ class FramePrediction:
         forward = self._next_frames if self.model.predicts == "next" else self._future_frames
         prediction, target, updates = forward(variables, clip, key, step)
         value = LOSSES[self.loss_name](prediction.astype(target.dtype), target)
-        return value, Aux(metrics={}, updates=updates)
+        own = collections.Counter()
+        for path, loss in jax.tree_util.tree_leaves_with_path(updates.pop("losses", {})):
+            own[path[-2].key] += jnp.mean(loss)
+        return value + sum(own.values()), Aux(metrics=dict(own), updates=updates)
 
     def predict(self, variables: Variables, batch: Batch, key: jax.Array) -> Video:
         """The `test_horizon` frames after the context, in [0, 1] (not clipped)."""
@@ -157,7 +166,7 @@ class FramePrediction:
         dropout, sample = jax.random.split(key)
         return self.model.apply(
             variables, inputs, train=True, rngs={"dropout": dropout, "sample": sample},
-            mutable=[name for name in variables if name != "params"], **options,
+            mutable=[*(name for name in variables if name != "params"), "losses"], **options,
         )
 
     def _generate(self, variables, context):
