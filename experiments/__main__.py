@@ -26,4 +26,4 @@ def systems() -> list[dict[str, str]]:
 if __name__ == "__main__":
     for row in systems():
         print("{slug:<12} {family:<12} {parameters:>14}  {title}".format(**row))
-    print("\nRun one: python -m experiments.<slug> [train|evaluate|predict|plan]")
+    print("\nRun one: python -m experiments.<slug> [train|evaluate|predict|plan|benchmark]")

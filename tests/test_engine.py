@@ -16,7 +16,7 @@ import pytest
 from stjax.train import mesh as meshes
 from stjax.train import state as states
 from stjax.train.cli import main
-from stjax.train.config import override
+from stjax.train.config import configured, override
 from stjax.train.errors import RunError
 from stjax.train.fit import Session, Stopped, fit
 from tests import toy
@@ -196,6 +196,37 @@ def test_verbs_leave_report_and_pictures(tmp_path, capsys):
     main(toy.experiment, toy.CONFIGS, ["evaluate", "--checkpoint=best", f"--workdir={tmp_path}"])
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["metrics"] == report["metrics"]
+
+
+def test_a_benchmark_runs_what_is_not_finished_and_says_what_failed(tmp_path, capsys):
+    call = ["benchmark", "--arms=default,narrow,broken", f"--workdir={tmp_path}"]
+    written = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(toy.experiment, toy.CONFIGS, call)
+        assert "arms that failed: broken" in capsys.readouterr().err
+        written.append((tmp_path / "default" / "report.json").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    rows = {row["arm"]: row for row in json.loads((tmp_path / "benchmark.json").read_text())}
+    assert "record 7 is truncated" in rows["broken"]["failed"]
+    assert rows["narrow"]["parameters"] == 64 * 8 + 8 + 8 + 1
+    assert rows["narrow"]["mmacs"] == pytest.approx((64 * 8 + 8) / 1e6)
+    report = json.loads((tmp_path / "default" / "report.json").read_text())
+    assert rows["default"]["error"] == report["metrics"]["error"]
+    assert min(rows["default"]["step_ms"], rows["default"]["predict_ms"]) > 0
+    lines = (tmp_path / "benchmark.md").read_text().splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert (tmp_path / "benchmark.png").stat().st_size
+    with pytest.raises(SystemExit):
+        main(toy.experiment, toy.CONFIGS, ["benchmark", "--arms=wide", f"--workdir={tmp_path}"])
+    assert "wide not among default, narrow, broken" in capsys.readouterr().err
+
+
+def test_a_field_that_decides_what_others_there_are():
+    wide = configured(toy.get_config, "tiny", {"width": "96", "train.batch": "8"})
+    assert (wide.model.width, wide.train.batch) == (96, 8)
+    with pytest.raises(ValueError, match=r"unknown config field 'model.height'"):
+        configured(toy.get_config, "tiny", {"width": "96", "model.height": "8"})
 
 
 def test_mesh_sizes_are_checked():

@@ -92,6 +92,17 @@ def test_curves_of_odd_values(values):
     assert curves.curves({"a": np.array(values)}).shape == (360, 640, 3)
 
 
+def test_points_that_coincide_are_labelled_side_by_side():
+    alone, both = (
+        curves.scatter(dict.fromkeys(names, (10.0, 1.0)), title="error", axis="cost")
+        for names in (["a"], ["a", "b"])
+    )
+    inked = lambda picture: (picture < 100).any(-1).sum()
+    assert inked(both) > inked(alone)
+    with pytest.raises(ValueError, match="x > 0"):
+        curves.scatter({"free": (0.0, 1.0)})
+
+
 def test_curves_of_nothing():
     with pytest.raises(ValueError, match="no finite values"):
         curves.curves({"a": np.array([np.nan])})

@@ -81,11 +81,11 @@ class Regression:
 FACTS = {"family": "toy", "parameters": 64 * 64 + 64 + 64 + 1}
 
 
-def get_config(scale="tiny"):
+def get_config(scale="tiny", width=64):
     del scale
     return ConfigDict(
         {
-            "model": {"width": 64},
+            "model": {"width": int(width)},
             "task": {"explode_at": -1},
             "data": {"count": 256, "broken": -1},
             "optimizer": {"peak": 5e-3, "schedule_args": {"warmup": 2}},
@@ -106,7 +106,13 @@ def experiment(config) -> Experiment:
     return Experiment.from_config(config, task, data)
 
 
-CONFIGS = SimpleNamespace(__name__="tests.toy", __doc__=__doc__, get_config=get_config)
+def ablations():
+    return {"narrow": {"model.width": 8}, "broken": {"data.broken": 7}}
+
+
+CONFIGS = SimpleNamespace(
+    __name__="tests.toy", __doc__=__doc__, get_config=get_config, ablations=ablations
+)
 
 
 def trained_params(session):

@@ -1,36 +1,32 @@
 """The command line that every system shares.
 
-    python -m experiments.<slug> [train|evaluate|predict|plan] [--scale=tiny] [--workdir=...]
-                                 [--config.model.depth=4 ...]
+    python -m experiments.<slug> [train|evaluate|predict|plan|benchmark] [--scale=tiny]
+                                 [--workdir=...] [--config.model.depth=4 ...]
 """
 
 import argparse
-import json
 import os
 import pathlib
-import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from stjax.train import config as configs
-from stjax.train import cpu, hosts
-from stjax.train import evaluate as evaluation
+from stjax.train import cpu, hosts, report
+from stjax.train.benchmark import benchmark
 from stjax.train.errors import RunError
 from stjax.train.experiment import Experiment
-from stjax.train.fit import Session, Stopped, fit
+from stjax.train.fit import Session, Stopped
 from stjax.train.hosts import say
-from stjax.train.plan import parameters, plan
-from stjax.train.state import TrainState
-from stjax.train.writer import Writer
+from stjax.train.plan import plan
 
 SCALES = ("tiny", "small", "paper")
 Build = Callable[[ConfigDict], Experiment]
@@ -41,7 +37,8 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
 
     Args:
         build: config -> Experiment.
-        module: the system's configs module, with `get_config(scale)`.
+        module: the system's configs module, with `get_config(scale)` and `ablations()`. What else
+            `get_config` takes are fields that decide which others there are.
         argv: arguments; the process's own by default.
     """
     slug = module.__name__.rpartition(".")[2]
@@ -54,9 +51,17 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
             arguments.coordinator, arguments.processes, arguments.process,
             detect=arguments.distributed, wait=arguments.wait,
         )
-        config = configs.override(module.get_config(arguments.scale), overrides)
+
+        def experiment(fields):
+            assignments = overrides | {name: str(value) for name, value in fields.items()}
+            return build(configs.configured(module.get_config, arguments.scale, assignments))
+
         workdir = pathlib.Path(arguments.workdir or f"runs/{slug}-{arguments.scale}")
-        _VERBS[arguments.verb](build(config), workdir, arguments)
+        if arguments.verb == "benchmark":
+            arms = _arms(module.ablations(), arguments.arms)
+            _benchmark({name: experiment(fields) for name, fields in arms.items()}, workdir)
+        else:
+            _VERBS[arguments.verb](experiment({}), workdir, arguments)
         hosts.finish()
     except Stopped as stop:
         say(str(stop))
@@ -80,9 +85,7 @@ def main(build: Build, module: ModuleType, argv: Sequence[str] | None = None) ->
 def train(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Trains to the end (from the newest checkpoint), evaluates, draws, reports."""
     del arguments
-    started = time.perf_counter()
-    with Session(experiment, workdir) as session:
-        _report(session, *fit(session), started)
+    report.train(experiment, workdir)
 
 
 def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
@@ -90,7 +93,7 @@ def evaluate(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.
     started = time.perf_counter()
     with Session(experiment, workdir) as session:
         state = _stored_state(session, arguments.checkpoint)
-        _report(session, state, session.evaluate(state), started)
+        report.report(session, state, session.evaluate(state), started)
 
 
 def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.Namespace) -> None:
@@ -104,7 +107,7 @@ def predict(experiment: Experiment, workdir: pathlib.Path, arguments: argparse.N
         # A tree of predictions is written leaf by leaf: "predictions/score".
         named = traverse_util.flatten_dict({"predictions": predictions}, sep="/")
         np.savez(arrays, **batch, **named)
-        for path in (arrays, *_draw(session, state, batch, predictions)):
+        for path in (arrays, *report.draw(session, state, batch, predictions)):
             print(path)
 
 
@@ -115,8 +118,26 @@ def show_plan(experiment: Experiment, workdir: pathlib.Path, arguments: argparse
         print(plan(experiment, arguments.topology))
 
 
-# "ablate" and "reproduce" belong here too; they need more than one experiment.
+# Verbs of one experiment; "benchmark" is one of several, and "ablate" and "reproduce" will be.
 _VERBS = {"train": train, "evaluate": evaluate, "predict": predict, "plan": show_plan}
+
+
+def _arms(known: Mapping[str, Mapping[str, Any]], asked: str) -> dict[str, Mapping[str, Any]]:
+    """The arms of a benchmark by name: the default and all ablations, or those asked for."""
+    arms = {"default": {}, **known}
+    names = asked.split(",") if asked else list(arms)
+    if unknown := [name for name in names if name not in arms]:
+        raise ValueError(f"--arms: {', '.join(unknown)} not among {', '.join(arms)}")
+    return {name: arms[name] for name in names}
+
+
+def _benchmark(arms: Mapping[str, Experiment], workdir: pathlib.Path) -> None:
+    rows = benchmark(arms, workdir)
+    if not hosts.first():
+        return
+    print((workdir / "benchmark.md").read_text(), workdir / "benchmark.md", sep="")
+    if failed := [row["arm"] for row in rows if "failed" in row]:
+        raise RunError(f"arms that failed: {', '.join(failed)}")
 
 
 def _parse(slug: str, doc: str, argv: Sequence[str] | None):
@@ -127,11 +148,12 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
         epilog="Any field of the config: --config.section.field=value",
         allow_abbrev=False,
     )
-    parser.add_argument("verb", nargs="?", default="train", choices=sorted(_VERBS))
+    parser.add_argument("verb", nargs="?", default="train", choices=sorted((*_VERBS, "benchmark")))
     parser.add_argument("--scale", default="tiny", choices=SCALES)
     parser.add_argument("--workdir", help="run directory (runs/<slug>-<scale>)")
     parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
     parser.add_argument("--devices", type=int, default=0, help="simulate this many CPU devices")
+    parser.add_argument("--arms", default="", help="of a benchmark: names of ablations, a,b,c")
     parser.add_argument("--topology", help="plan for chips not at hand: v5e:4x4, h200x8")
     many = parser.add_argument_group("many processes (Slurm and Open MPI need none of these)")
     many.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
@@ -142,6 +164,8 @@ def _parse(slug: str, doc: str, argv: Sequence[str] | None):
     arguments, rest = parser.parse_known_args(argv)
     if arguments.topology and (arguments.verb != "plan" or arguments.devices):
         parser.error("--topology goes with the verb plan, and without --devices")
+    if arguments.arms and arguments.verb != "benchmark":
+        parser.error("--arms goes with the verb benchmark")
     overrides = {}
     for item in rest:
         field, separator, value = item.removeprefix("--config.").partition("=")
@@ -173,52 +197,3 @@ def _stored_state(session: Session, which: str):
     if state is None:
         raise RunError(f"{checkpoints.folder} holds no checkpoint that can be read")
     return state
-
-
-def _draw(session: Session, state: TrainState, batch, predictions) -> list[pathlib.Path]:
-    experiment, step = session.experiment, int(state.step)
-    with Writer(session.workdir, step, experiment.config) as writer:
-        return writer.pictures(step, experiment.task.render(predictions, batch))
-
-
-def _report(
-    session: Session, state: TrainState, metrics: evaluation.Report, started: float
-) -> None:
-    """Writes report.json and pictures; prints what was reached and where to look."""
-    experiment = session.experiment
-    headline = experiment.task.headline
-    trivial = session.evaluate_trivial()
-    best = min(trivial, key=lambda name: trivial[name][headline])
-    ratio = metrics[headline] / trivial[best][headline]
-    pictures = _draw(session, state, *session.example_predictions(state))
-    if not hosts.first():
-        return
-    report = {
-        "step": int(state.step),
-        "parameters": parameters(state),
-        "seconds": round(time.perf_counter() - started, 1),
-        "headline": headline,
-        "metrics": metrics,
-        "trivial": trivial,
-        "best_trivial": best,
-        "ratio_to_best_trivial": ratio,
-        "pictures": [str(path.relative_to(session.workdir)) for path in pictures],
-        "devices": [device.device_kind for device in session.mesh.devices.flat],
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-        },
-        "config": experiment.config,
-    }
-    path = session.workdir / "report.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    for name, value in sorted(metrics.items()):
-        if not isinstance(value, list):
-            print(f"{name:<14} {value:.4g}")
-    for name, values in sorted(trivial.items(), key=lambda item: item[1][headline]):
-        print(f"{headline} of {name}: {values[headline]:.4g}")
-    print(
-        f"{headline} {metrics[headline]:.4g} at step {int(state.step)} is {ratio:.2f} of the best "
-        f"trivial predictor's ({best}); see {path} and {session.workdir / 'media'}"
-    )

@@ -2,9 +2,30 @@
 
 import ast
 import difflib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
+
+
+def configured(
+    get_config: Callable[..., ConfigDict], scale: str, assignments: dict[str, str]
+) -> ConfigDict:
+    """The config of a scale with fields replaced, see `override`.
+
+    Fields that `get_config` itself takes as arguments are passed to it: what other fields there
+    are, and their values, depends on them.
+
+    Raises:
+        ValueError: what `override` refuses, and a choice that `get_config` does.
+    """
+    choices = {
+        name: value for name, value in assignments.items()
+        if name != "scale" and name in inspect.signature(get_config).parameters
+    }
+    rest = {name: value for name, value in assignments.items() if name not in choices}
+    return override(get_config(scale, **choices), rest)
 
 
 def override(config: ConfigDict, assignments: dict[str, str]) -> ConfigDict:

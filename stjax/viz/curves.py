@@ -1,4 +1,4 @@
-"""Lines over a common axis: error against horizon, loss against step. pillow only."""
+"""Lines over a common axis (error against horizon, loss against step), and points. pillow only."""
 
 from collections.abc import Iterable, Mapping
 
@@ -42,21 +42,12 @@ def curves(
     ticks = _ticks(values.min(), values.max())
     low, high = ticks[0], ticks[-1]
     across = lambda x: _LEFT + (x - first) / max(last - first, 1) * (_WIDTH - _LEFT - _RIGHT)
-    up = lambda y: _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    page = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
-    pen = ImageDraw.Draw(page)
-    write = lambda x, y, text, anchor, colour=_INK: pen.text(
-        (x, y), text, colour, ImageFont.load_default(), anchor
-    )
+    up = _upwards(low, high)
+    page, pen, write = _page(title, axis)
     for x in marked:
         left, right = (across(min(max(x + half, first), last)) for half in (-0.5, 0.5))
         pen.rectangle([left, up(high), right, up(low)], _SHADE)
-    write(_LEFT, _TOP // 2, title, "lm")
-    write(_WIDTH - _RIGHT, _HEIGHT - 6, axis, "rs")
-    for y in ticks:
-        pen.line([(_LEFT, up(y)), (_WIDTH - _RIGHT, up(y))], _RULE)
-        write(_LEFT - 6, up(y), f"{y:.4g}", "rm")
+    _rules(pen, write, {y: up(y) for y in ticks})
     for x in range(first, last + 1, -(-(last + 1 - first) // 10)):
         write(across(x), _HEIGHT - _BOTTOM + 4, str(x), "mt")
     labelled = -np.inf
@@ -69,6 +60,76 @@ def curves(
         labelled = max(points[-1][1], labelled + 13)
         write(points[-1][0] + 6, labelled, name, "lm", colour)
     return np.asarray(page)
+
+
+def scatter(
+    points: Mapping[str, tuple[float, float]], *, title: str = "", axis: str = ""
+) -> UInt8[np.ndarray, "360 640 3"]:
+    """A labelled dot a name at (x, y): x on a logarithmic axis, y on a linear one.
+
+    Args:
+        points: name -> (x, y), x above 0.
+        title: what is drawn upwards, with its unit.
+        axis: what is drawn along the axis.
+
+    Raises:
+        ValueError: no points, or one that is not finite or has x <= 0.
+    """
+    values = np.asarray(list(points.values()), np.float64).reshape(-1, 2)
+    if not len(values) or not np.isfinite(values).all() or values[:, 0].min() <= 0:
+        raise ValueError(f"points: wanted finite (x > 0, y), one at least: {dict(points)}")
+    logarithms = np.log10(values[:, 0])
+    decades = logarithms.min() - 0.1, logarithms.max() + 0.1
+    ticks = _ticks(values[:, 1].min(), values[:, 1].max())
+    width = _WIDTH - _LEFT - _RIGHT
+    across = lambda x: _LEFT + (np.log10(x) - decades[0]) / np.ptp(decades) * width
+    up = _upwards(ticks[0], ticks[-1])
+    page, pen, write = _page(title, axis)
+    _rules(pen, write, {y: up(y) for y in ticks})
+    for decade in range(int(np.floor(decades[0])), int(np.ceil(decades[1]))):
+        for x in 10.0**decade * np.array([1, 2, 5]):
+            if decades[0] <= np.log10(x) <= decades[1]:
+                write(across(x), _HEIGHT - _BOTTOM + 4, f"{x:.4g}", "mt")
+    taken = [(across(x), up(y)) for x, y in points.values()]
+    for k, (name, (x, y)) in enumerate(points.items()):
+        colour, (left, height) = _COLOURS[k % len(_COLOURS)], (across(x), up(y))
+        pen.ellipse([left - 3, height - 3, left + 3, height + 3], colour)
+        start, end = left + 7, left + 7 + 6 * len(name)
+        label = _beside(height, [at for x, at in taken if start - 5 < x < end])
+        taken += [(x, label) for x in np.arange(start, end, 4)]
+        write(start, label, name, "lm", colour)
+    return np.asarray(page)
+
+
+def _page(title: str, axis: str):
+    """An empty page with its title and its axis' name, a pen, and a way to write."""
+    page = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
+    pen = ImageDraw.Draw(page)
+    write = lambda x, y, text, anchor, colour=_INK: pen.text(
+        (x, y), text, colour, ImageFont.load_default(), anchor
+    )
+    write(_LEFT, _TOP // 2, title, "lm")
+    write(_WIDTH - _RIGHT, _HEIGHT - 6, axis, "rs")
+    return page, pen, write
+
+
+def _beside(height: float, taken: list[float]) -> float:
+    """The height nearest to this one at which a label covers nothing."""
+    heights = height + 5 * np.arange(-60, 60)
+    others = [other for other in taken if other != height]
+    free = [at for at in heights if all(abs(at - other) >= 10 for other in others)]
+    return min(free, key=lambda at: abs(at - height))
+
+
+def _upwards(low: float, high: float):
+    return lambda y: _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _rules(pen, write, ticks: Mapping[float, float]) -> None:
+    """A line and a number at each tick, value -> height on the page."""
+    for value, height in ticks.items():
+        pen.line([(_LEFT, height), (_WIDTH - _RIGHT, height)], _RULE)
+        write(_LEFT - 6, height, f"{value:.4g}", "rm")
 
 
 def _ticks(low: float, high: float) -> np.ndarray:
