@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -90,6 +91,50 @@ def depthwise_conv(
     if method not in ("auto", "shifted", "grouped"):
         raise ValueError(f"method: {method!r} is none of 'auto', 'shifted', 'grouped'")
     return _depthwise(x, kernel, dilation, method)
+
+
+def grouped_conv(
+    x: Float[Array, "n *grid i"], kernel: Float[Array, "*window i_of_group o"], groups: int
+) -> Float[Array, "n *grid o"]:
+    """Convolves groups of neighbouring channels apart; outputs of the inputs' size.
+
+    On CPUs group by group: the backend's grouped convolution is 20 to 60 times slower.
+
+    Args:
+        x: sequences, frames or clips.
+        kernel: of all groups, side by side along the outputs.
+        groups: how many; they share inputs and outputs equally.
+
+    Raises:
+        ValueError: axes or channels that do not fit, or that the groups do not divide.
+    """
+    _check(x, kernel, kernel.ndim - 2)
+    inputs, outputs = x.shape[-1], kernel.shape[-1]
+    if inputs % groups or outputs % groups:
+        raise ValueError(f"groups: {groups} do not divide {inputs} inputs and {outputs} outputs")
+    if kernel.shape[-2] != inputs // groups:
+        raise ValueError(f"kernel: {kernel.shape} for {groups} groups of inputs {x.shape}")
+
+    def apart(x, kernel):
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1))
+        return jnp.concatenate([_direct(*part, 1) for part in parts], -1)
+
+    together = functools.partial(_direct, dilation=1, groups=groups)
+    return lax.platform_dependent(x, kernel, cpu=apart, default=together)
+
+
+def local_mean(x: Float[Array, "n h w c"], side: int = 3) -> Float[Array, "n h w c"]:
+    """The mean over the pixels of a square of odd side around each; fewer at the edges."""
+    counts = 1.0
+    for axis in (1, 2):
+        length, reach = x.shape[axis], side // 2
+        widths = [(reach, reach) if a == axis else (0, 0) for a in range(x.ndim)]
+        padded = jnp.pad(x, widths)
+        x = sum(lax.slice_in_dim(padded, k, k + length, axis=axis) for k in range(side))
+        place = np.arange(length)
+        seen = np.minimum(place, reach) + np.minimum(place[::-1], reach) + 1
+        counts = counts * seen.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return x / counts.astype(x.dtype)
 
 
 def _check(x, kernel, axes):

@@ -17,6 +17,32 @@ def mse(predicted: Frames, frames: Frames) -> Float[Array, ""]:
     return jnp.mean(jnp.square(predicted - frames))
 
 
+def differential_divergence(
+    predicted: Frames, frames: Frames, temperature: float = 0.1
+) -> Float[Array, ""]:
+    """TAU's regularisation: how the changes between frames are spread, predicted against true.
+
+    Each change is a distribution over all its values, softmax(change / temperature); the mean over
+    batch, changes and values of p log(p / q), p predicted and q true (Tan et al. 2023, arXiv
+    2206.12126, eq. 6-7). Zero of fewer than three frames, as in the published code.
+    """
+    if frames.shape[1] <= 2:
+        return jnp.zeros((), frames.dtype)
+    spread = lambda video: jnn.softmax(
+        einops.rearrange(jnp.diff(video, axis=1), "b t h w c -> b t (h w c)") / temperature
+    )
+    p, q, least = spread(predicted), spread(frames), 1e-12
+    return jnp.mean(p * jnp.log(p / (q + least) + least))
+
+
+def mse_and_divergence(
+    predicted: Frames, frames: Frames, alpha: float = 0.1, temperature: float = 0.1
+) -> Float[Array, ""]:
+    """TAU's loss: mse + alpha * `differential_divergence`."""
+    divergence = differential_divergence(predicted, frames, temperature)
+    return mse(predicted, frames) + alpha * divergence
+
+
 def pixel_loss(
     predicted: Float[Array, "b t h w c"], frames: Float[Array, "b t h w c"], balance: float = 0.5
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -100,4 +126,8 @@ def point_losses(
     return total(cross_entropy), total(dice)
 
 
-LOSSES = {"mse": mse, "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0]}
+LOSSES = {
+    "mse": mse,
+    "mse_and_divergence": mse_and_divergence,
+    "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0],
+}
