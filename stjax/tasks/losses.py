@@ -17,6 +17,11 @@ def mse(predicted: Frames, frames: Frames) -> Float[Array, ""]:
     return jnp.mean(jnp.square(predicted - frames))
 
 
+def mse_plus_l1(predicted: Frames, frames: Frames) -> Float[Array, ""]:
+    """Mean squared plus mean absolute error over all values: E3D-LSTM."""
+    return mse(predicted, frames) + jnp.mean(jnp.abs(predicted - frames))
+
+
 def pixel_loss(
     predicted: Float[Array, "b t h w c"], frames: Float[Array, "b t h w c"], balance: float = 0.5
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -100,4 +105,8 @@ def point_losses(
     return total(cross_entropy), total(dice)
 
 
-LOSSES = {"mse": mse, "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0]}
+LOSSES = {
+    "mse": mse,
+    "mse_plus_l1": mse_plus_l1,
+    "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0],
+}
