@@ -122,8 +122,9 @@ class Ours(Contender):
             model, rules, left_out = simvpv2.module(config), simvpv2.rules(config), simvpv2.LEFT_OUT
             sampling = None
         else:
-            model = openstl.convlstm_module(size.config, release)
-            rules, left_out = openstl.convlstm_rules(size.config), openstl.CONVLSTM_LEFT_OUT
+            model = openstl.module("convlstm", size.config, release)
+            rules = openstl.rules("convlstm", size.config)
+            left_out = openstl.LEFT_OUT["convlstm"]
             truth = jnp.pad(visible(size), ((0, 0), (frames, 0)), constant_values=True)
             sampling = lambda *_: truth.astype(jnp.float32)
         task = FramePrediction(model, frames, frames, sampling=sampling)

@@ -46,6 +46,11 @@ def mse_and_divergence(
     return mse(predicted, frames) + alpha * divergence
 
 
+def mse_plus_l1(predicted: Frames, frames: Frames) -> Float[Array, ""]:
+    """Mean squared plus mean absolute error over all values: E3D-LSTM."""
+    return mse(predicted, frames) + jnp.mean(jnp.abs(predicted - frames))
+
+
 def pixel_loss(
     predicted: Float[Array, "b t h w c"], frames: Float[Array, "b t h w c"], balance: float = 0.5
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -184,6 +189,7 @@ def laplacian(
 
 LOSSES = {
     "mse": mse,
+    "mse_plus_l1": mse_plus_l1,
     "mse_and_divergence": mse_and_divergence,
     "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0],
     "mse_and_high_frequencies": mse_and_high_frequencies,
