@@ -61,7 +61,8 @@ class Decoupling(nn.Module):
 
     @nn.compact
     def __call__(self, x, state, passed):
-        if self.is_mutable_collection("losses"):
+        # Its parameter has to be there from the start, whoever asks for the loss.
+        if self.is_initializing() or self.is_mutable_collection("losses"):
             added = jnp.stack(jax.tree.leaves(passed["added"]))
             adapter = Conv(
                 added.shape[-1], (1, 1), use_bias=False, dtype=self.dtype,
@@ -72,8 +73,7 @@ class Decoupling(nn.Module):
             over_space = functools.partial(jnp.sum, axis=(-3, -2))
             lengths = over_space(cells**2) * over_space(memories**2)
             cosine = over_space(cells * memories) * jax.lax.rsqrt(jnp.maximum(lengths, 1e-24))
-            if not self.is_initializing():
-                self.sow("losses", "decoupling", self.weight * jnp.mean(jnp.abs(cosine)))
+            self.sow("losses", "decoupling", self.weight * jnp.mean(jnp.abs(cosine)))
         return x, state, passed
 
 
