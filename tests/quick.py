@@ -1,6 +1,8 @@
 """Quick tests: nearly all of a tiny case's time is spent compiling, so do it cheaply, or not."""
 
+import contextlib
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
+
+from stjax.ops import conv as convolutions
+from stjax.ops import conv_recurrence
 
 COMPILER_OPTIONS = {
     "xla_backend_optimization_level": 0,
@@ -47,3 +52,31 @@ def conv_as_product(call, arguments, options, context):
         columns = slice(j, j + (width - 1) * stride[1] + 1, stride[1])
         y = y + x[..., rows, columns, :] @ kernel[i, j]
     return y + conv.get_variable("params", "bias") if conv.use_bias else y
+
+
+@contextlib.contextmanager
+def products():
+    """Within it `stjax.ops.conv` multiplies matrices, and loops of convolutions are not unrolled.
+
+    XLA's float64 convolutions are plain loops on a CPU, and what is unrolled takes long to compile.
+    """
+    direct = convolutions._direct
+
+    def product(x, kernel, dilation, strides=None, pads="SAME", groups=1):
+        window = kernel.shape[:-2]
+        if groups > 1 or isinstance(pads, str):
+            return direct(x, kernel, dilation, strides, pads, groups)
+        x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+        under = []
+        for place in np.ndindex(*window):
+            ends = [n - (w - 1 - k) * dilation for n, w, k in zip(x.shape[1:], window, place)]
+            starts = [k * dilation for k in place]
+            under.append(x[:, *map(slice, starts, ends, strides or (1,) * len(window))])
+        return jnp.concatenate(under, -1) @ kernel.reshape(-1, kernel.shape[-1])
+
+    once = lambda length: 1
+    with (
+        mock.patch.object(convolutions, "_direct", product),
+        mock.patch.object(conv_recurrence, "trips_at_once", once),
+    ):
+        yield

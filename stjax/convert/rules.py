@@ -26,23 +26,29 @@ class Rule:
 
     Attributes:
         official: official name; `{i}` matches a number.
+            Several names: their arrays, of `sections` entries along `axis`, are ours put together.
         ours: path below the variables, "params/encoder/conv_{i}/kernel". A wildcard of `official`
             that is missing here is stacked on a new leading axis (the layout of `nn.scan`); where
             several are, they lead in the order of `official`.
             Several paths: the official array is cut along `axis` into parts of `sections` entries.
         pattern: einops pattern from the official layout to ours; None leaves the axes alone.
         sizes: lengths of axes that the pattern composes or takes apart.
-        axis, sections: how an array that feeds several of our variables is cut (after `pattern`).
+        axis, sections: how an array that feeds several of our variables is cut (after `pattern`),
+            or how one of ours is made of several official ones; there `axis` counts from the end.
         starts: the first number of a stacked wildcard, where that is not 0.
     """
 
-    official: str
+    official: str | tuple[str, ...]
     ours: str | tuple[str, ...]
     pattern: str | None = None
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     axis: int = 0
     sections: tuple[int, ...] = ()
     starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.official,) if isinstance(self.official, str) else self.official
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -52,7 +58,7 @@ class Rule:
     def stacked(self) -> tuple[str, ...]:
         """The wildcards whose entries our variable stacks on its leading axes, in their order."""
         kept = _WILDCARD.findall(self.paths[0])
-        found = dict.fromkeys(_WILDCARD.findall(self.official))
+        found = dict.fromkeys(_WILDCARD.findall(self.names[0]))
         return tuple(name for name in found if name not in kept)
 
     def forward(self, array: np.ndarray) -> list[np.ndarray]:
@@ -87,28 +93,35 @@ def from_official(
         ValueError: an official name that no rule matches, or a rule that no name matches.
     """
     rules = tuple(rules)
-    patterns = [_regex(rule.official) for rule in rules]
-    stacks: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    used, unknown = set(), []
+    patterns = [
+        (rule, part, _regex(name)) for rule in rules for part, name in enumerate(rule.names)
+    ]
+    stacks: dict[str, dict[int, dict[tuple[int, ...], np.ndarray]]] = {}
+    axes, used, unknown = {}, set(), []
     for name, array in state.items():
         if matches(name, left_out):
             continue
-        hits = [(k, m) for k, p in enumerate(patterns) if (m := p.fullmatch(name))]
+        hits = [(k, m) for k, (*_, p) in enumerate(patterns) if (m := p.fullmatch(name))]
         if not hits:
             unknown.append(name)
             continue
         k, match = hits[0]
         used.add(k)
-        rule, index = rules[k], match.groupdict()
-        for path, part in zip(rule.paths, rule.forward(np.asarray(array))):
+        (rule, part, _), index = patterns[k], match.groupdict()
+        for path, entry in zip(rule.paths, rule.forward(np.asarray(array))):
             place = tuple(int(index[wildcard]) for wildcard in rule.stacked)
-            stacks.setdefault(path.format(**index), {})[place] = part
-    unused = [rule.official for k, rule in enumerate(rules) if k not in used]
+            path = path.format(**index)
+            stacks.setdefault(path, {}).setdefault(part, {})[place] = entry
+            axes[path] = rule.axis
+    unused = [rule.names[part] for k, (rule, part, _) in enumerate(patterns) if k not in used]
     if unknown or unused:
         raise ValueError(
             f"official names without a rule: {unknown}; rules without a name: {unused}"
         )
-    flat = {path: _stack(parts) for path, parts in stacks.items()}
+    flat = {}
+    for path, parts in stacks.items():
+        arrays = [_stack(parts[part]) for part in sorted(parts)]
+        flat[path] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axes[path])
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -126,8 +139,12 @@ def to_official(rules: Iterable[Rule], variables: Mapping[str, Any]) -> dict[str
             arrays = [np.asarray(flat[p.format(**index)]) for p in rule.paths]
             for place in np.ndindex(arrays[0].shape[: len(rule.stacked)]):
                 numbers = {w: k + rule.starts.get(w, 0) for w, k in zip(rule.stacked, place)}
-                name = rule.official.format(**index, **numbers)
-                official[name] = rule.backward([array[place] for array in arrays])
+                parts = [[array[place] for array in arrays]]
+                if len(rule.names) > 1:
+                    cuts = np.cumsum(rule.sections)[:-1]
+                    parts = [[part] for part in np.split(*parts[0], cuts, rule.axis)]
+                for name, part in zip(rule.names, parts):
+                    official[name.format(**index, **numbers)] = rule.backward(part)
     return official
 
 

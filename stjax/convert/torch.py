@@ -19,6 +19,14 @@ def conv2d(official: str, ours: str) -> tuple[Rule, ...]:
     )
 
 
+def transposed_conv2d(official: str, ours: str) -> tuple[Rule, ...]:
+    """nn.ConvTranspose2d to ConvTranspose."""
+    return (
+        Rule(f"{official}.weight", f"params/{ours}/kernel", "i o h w -> h w i o"),
+        Rule(f"{official}.bias", f"params/{ours}/bias"),
+    )
+
+
 def pointwise(official: str, ours: str) -> tuple[Rule, ...]:
     """nn.Conv2d of one pixel to nn.Dense."""
     return (

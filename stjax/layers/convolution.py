@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from stjax.layers.initializers import torch_default, torch_default_bias
+from stjax.layers.initializers import torch_default, torch_default_bias, torch_default_transposed
 from stjax.layers.partitioning import named
-from stjax.ops.conv import conv, grouped_conv
+from stjax.ops.conv import conv, grouped_conv, transposed_conv
 from stjax.ops.precision import promote
 
 
@@ -34,6 +34,7 @@ class Conv(Linear):
         features: channels that come out.
         window: sides of the kernel.
         strides, padding: along each axis; None: 1, and zeros that keep the size.
+        bias_init: None: PyTorch's.
     """
 
     features: int
@@ -42,6 +43,7 @@ class Conv(Linear):
     padding: tuple[int, ...] | None = None
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = torch_default
+    bias_init: nn.initializers.Initializer | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -54,8 +56,34 @@ class Conv(Linear):
         out = self.linear(function, x, kernel)
         if not self.use_bias:
             return out
-        init = torch_default_bias(math.prod(shape[:-1]))
+        init = self.bias_init or torch_default_bias(math.prod(shape[:-1]))
         return out + self.param("bias", init, shape[-1:], self.param_dtype).astype(out.dtype)
+
+
+class ConvTranspose(Linear):
+    """A transposed convolution of frames, see `stjax.ops.conv.transposed_conv`.
+
+    Attributes:
+        features: channels that come out.
+        stride: how much finer the frames are that come out.
+        side: of the kernel.
+    """
+
+    features: int
+    stride: int = 1
+    side: int = 3
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W features"]:
+        shape = self.side, self.side, x.shape[-1], self.features
+        kernel = self.param("kernel", torch_default_transposed, shape, self.param_dtype)
+        bias_init = torch_default_bias(self.side**2 * self.features)
+        bias = self.param("bias", bias_init, shape[-1:], self.param_dtype)
+        x, kernel, bias = promote((x, kernel, bias), self.dtype)
+        function = functools.partial(transposed_conv, stride=self.stride)
+        return self.linear(function, x, kernel) + bias
 
 
 def torch_conv(

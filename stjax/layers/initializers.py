@@ -7,6 +7,8 @@ import numpy as np
 
 # PyTorch's default for linear layers and convolutions: uniform within 1 / sqrt(fan in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Of transposed convolutions it takes the outputs for the inputs.
+torch_default_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 def torch_default_bias(fan_in: int) -> nn.initializers.Initializer:

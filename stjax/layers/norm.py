@@ -30,6 +30,17 @@ def torch_batch_norm(train: bool, **options: Any) -> nn.BatchNorm:
     return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, **options)
 
 
+def frame_layer_norm(**options: Any) -> nn.LayerNorm:
+    """LayerNorm over each whole frame, with a scale and a bias for every entry: x is (..., h, w, c).
+
+    (PyTorch's LayerNorm([c, h, w]).)
+    """
+    axes = (-3, -2, -1)
+    return nn.LayerNorm(
+        1e-5, reduction_axes=axes, feature_axes=axes, use_fast_variance=False, **options
+    )
+
+
 def joint_layer_norm(**options: Any) -> nn.LayerNorm:
     """LayerNorm over nodes and channels of each step together: x is (..., n, c), a scale each.
 

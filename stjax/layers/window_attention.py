@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from stjax.layers.feed_forward import FeedForward
+from stjax.layers.initializers import torch_default
 from stjax.layers.partitioning import named
 from stjax.layers.stochastic_depth import DropPath
 from stjax.ops import windows
@@ -121,10 +122,17 @@ class SwinBlock(nn.Module):
         self,
         x: Float[Array, "b ... c"],
         rate: Float[Array, ""] | None = None,
+        beside: Float[Array, "b ... c"] | None = None,
         *,
         train: bool = False,
     ) -> Float[Array, "b ... c"]:
-        """`rate` is that of stochastic depth; None drops nothing."""
+        """The block's output.
+
+        Args:
+            rate: of stochastic depth; None drops nothing.
+            beside: a second map, normalised as x is: attention sees a linear map of both
+                (SwinLSTM).
+        """
         x = at_edge(x)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, **dtypes)
@@ -140,7 +148,13 @@ class SwinBlock(nn.Module):
         mlp = FeedForward(
             int(self.mlp_ratio * x.shape[-1]), self.dropout, name="feed_forward", **dtypes
         )
-        attended = attend(norm(name="attention_norm")(x), train=train)
+        before = norm(name="attention_norm")
+        seen = before(x)
+        if beside is not None:
+            init = named(torch_default, None, "embed")
+            join = nn.Dense(x.shape[-1], kernel_init=init, name="join", **dtypes)
+            seen = join(jnp.concatenate([seen, before(beside)], -1))
+        attended = attend(seen, train=train)
         x = x + DropPath()(attended, rate, train=train)
         out = mlp(norm(name="feed_forward_norm")(x), train=train)
         return x + DropPath()(out, rate, train=train)

@@ -8,11 +8,14 @@ import functools
 import itertools
 from typing import Literal
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from stjax.ops.patches import unpatchify
 
 Method = Literal["auto", "shifted", "grouped"]
 
@@ -54,6 +57,27 @@ def conv(
         return direct(x, kernel)
     frames = functools.partial(_by_frames, **options)
     return lax.platform_dependent(x, kernel, cpu=frames, default=direct)
+
+
+def transposed_conv(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "side side i o"], stride: int = 1
+) -> Float[Array, "n stride*h stride*w o"]:
+    """Every pixel adds the kernel, times itself, around its place on a grid `stride` times as fine.
+
+    out[stride m + r] = sum_d x[m + d] kernel[r + p - stride d] along each axis, p = (side - 1) // 2:
+    PyTorch's ConvTranspose2d of padding p, with the output padding that gives this size. Computed
+    as a convolution of the coarse grid, whose outputs are the stride^2 fine pixels of each of its
+    pixels: its kernel's gradient is many times faster than that of a dilated input on a CPU.
+    """
+    side = kernel.shape[0]
+    reach = (side - 1) // 2
+    before, after = (side - 1 - reach) // stride, (stride - 1 + reach) // stride
+    front = stride * after - reach
+    back = stride * (before + 1 + after) - side - front
+    kernel = jnp.pad(kernel, ((front, back), (front, back), (0, 0), (0, 0)))
+    pattern = "(a r) (b s) i o -> a b i (r s o)"
+    kernel = jnp.flip(einops.rearrange(kernel, pattern, r=stride, s=stride), (0, 1))
+    return unpatchify(_direct(x, kernel, 1, pads=((before, after),) * 2), stride)
 
 
 def conv_kernel_gradient(

@@ -27,6 +27,7 @@ class Case:
         left_out: official names that the converter does not read.
         tolerances: output name -> relative tolerance, for named exceptions to the file's own.
         texts: outputs that are texts, which are the same or not; no jitted call gives them.
+        products: whether to compute within `tests.quick.products`.
     """
 
     forward: Callable[[Any, Mapping[str, Any]], tuple[Any, dict[str, Any]]]
@@ -34,6 +35,7 @@ class Case:
     left_out: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    products: bool = False
 
 
 Driver = Callable[[Golden], Case]
