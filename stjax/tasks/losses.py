@@ -199,6 +199,5 @@ LOSSES = {
     "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0],
     "mse_and_high_frequencies": mse_and_high_frequencies,
     "laplacian": laplacian,
-    "half_mse_half_l1": lambda *frames: pixel_loss(*frames)[0],
     "half_l1": half_l1,
 }
