@@ -95,6 +95,7 @@ METHODS = {
     "mim": dict(model=_STACK, tiny=_TINY_STACK, rate=3e-3),
     "crevnet": dict(
         model=dict(layers=8, blocks=(4, 5, 3)), tiny=dict(layers=3, blocks=(2, 2)), rate=3e-3,
+        sampling="none",
     ),
     "phydnet": dict(
         model=dict(patch=4, features=64, hidden=(128, 128), side=7, groups=16),
@@ -111,7 +112,7 @@ METHODS = {
         sampling="none",
     ),
     "swinlstm_d": dict(
-        model=dict(depths=(2, 6, 6, 2), heads=(4, 8, 8, 4), dim=128, window=4, drop_path=0.1),
+        model=dict(depths=(2, 6, 2, 6), heads=(4, 8, 8, 4), dim=128, window=4, drop_path=0.1),
         tiny=dict(depths=(2, 2, 2), heads=(2, 4, 2), dim=16, drop_path=0.0), rate=2e-3,
         published=1e-4, sampling="none",
     ),
@@ -235,12 +236,12 @@ DATASETS = {
 }
 
 
-# Reading frames of the context and true ones after it while a model is trained on its own outputs.
+# When a model is shown true frames in training.
 _SAMPLING = {
     "none": {},
     "scheduled": dict(start=1.0, change=2e-5, stop=50_000),
     "reverse_scheduled": dict(hold=25_000, stop=50_000, alpha=5_000),
-    "teacher_forcing": dict(change=3e-3 / 625),
+    "teacher_forcing": dict(change=3e-3, every=625),
 }
 
 
@@ -317,5 +318,7 @@ def _model(scale, method, recipe, column, family):
 
 def _sooner(sampling, factor):
     """The same curriculum in `factor` of its steps."""
+    if "every" in sampling:
+        return dict(sampling, every=max(1, int(sampling["every"] * factor)))
     by = {"change": 1 / factor, "hold": factor, "stop": factor, "alpha": factor}
     return {name: type(x)(x * by.get(name, 1)) for name, x in sampling.items()}

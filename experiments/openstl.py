@@ -44,7 +44,8 @@ def sampling(name, **options):
         known = ["none", *scheduled_sampling.RATES]
         raise ValueError(f"sampling.name: {name!r} is none of {known}")
     rates = functools.partial(scheduled_sampling.RATES[name], **options)
-    return functools.partial(scheduled_sampling.mask, rates=rates)
+    together = name == "teacher_forcing"
+    return functools.partial(scheduled_sampling.mask, rates=rates, together=together)
 
 
 def model(config):
@@ -52,6 +53,8 @@ def model(config):
     fields = dict(config.model, dtype=dtype(config))
     if config.method == "mmvp":
         fields["horizon"] = config.data.horizon
+    if config.method == "e3dlstm":
+        fields["recalled"] = config.data.context + config.data.horizon - 1
     if "translator" in fields:
         return SimVP(**{**fields, "translator": translator(**fields["translator"])})
     return MODELS[config.method](**fields)
