@@ -22,6 +22,7 @@ def frame_prediction(config: ConfigDict, model: nn.Module, sampling=None) -> Exp
         count_test=config.test.count_test,
         test_file=config.test.test_file or None,
     )
+    config = in_steps(config, len(splits.train))
     task = FramePrediction(
         model=model,
         context=config.data.context,
@@ -31,3 +32,22 @@ def frame_prediction(config: ConfigDict, model: nn.Module, sampling=None) -> Exp
         **config.task,
     )
     return Experiment.from_config(config, task, splits)
+
+
+def in_steps(config: ConfigDict, clips: int) -> ConfigDict:
+    """The config with `train.steps` for its epochs, where it counts in epochs.
+
+    Args:
+        clips: how many the training set has; an epoch has `config.epochs.clips`, or all where that
+            is 0. Its last batch is dropped where it is not whole.
+    """
+    if "epochs" not in config or not config.epochs.count:
+        return config
+    config = config.copy_and_resolve_references()
+    steps = (config.epochs.clips or clips) // config.train.batch
+    if not steps:
+        raise ValueError(f"train.batch: {config.train.batch} of {clips} training clips")
+    config.train.steps = config.epochs.count * steps
+    if "steps_per_epoch" in config.optimizer.schedule_args:
+        config.optimizer.schedule_args.steps_per_epoch = steps
+    return config

@@ -27,7 +27,7 @@ def depthwise(x, kernel, cotangent, dilation):
         out, pullback = jax.vjp(lambda *args: depthwise_conv(*args, dilation, method), x, kernel)
         return out, *pullback(cotangent)
 
-    return by("shifted"), by("grouped"), by("auto")
+    return by("shifted"), by("grouped"), by("auto"), by("banded")
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -35,9 +35,22 @@ def depthwise(x, kernel, cotangent, dilation):
 def test_shifted_products_equal_the_grouped_convolution(grid, window, dilation):
     with jax.enable_x64(True):
         x, cotangent, kernel = draw((2, *grid, 3), (2, *grid, 3), (*window[: len(grid)], 3))
-        shifted, grouped, auto = depthwise(x, kernel, cotangent, dilation)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), shifted, grouped)
+        shifted, grouped, auto, banded = depthwise(x, kernel, cotangent, dilation)
+        close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12)
+        jax.tree.map(close, shifted, grouped)
+        jax.tree.map(close, shifted, banded)
         jax.tree.map(np.testing.assert_array_equal, auto, shifted)
+
+
+def test_large_kernels_on_small_maps_are_bands():
+    with jax.enable_x64(True):
+        x, kernel = draw((2, 6, 4, 3), (21, 5, 3))
+        ways = quick.jit(
+            lambda x, kernel: [depthwise_conv(x, kernel, 1, way) for way in ("auto", "grouped")]
+        )
+        np.testing.assert_allclose(*ways(x, kernel), atol=1e-12)
+        text = str(jax.make_jaxpr(depthwise_conv)(x, kernel))
+        assert text.count("dot_general") == 2  # the band's matrices and the product with them
 
 
 @functools.partial(quick.jit, static_argnums=3)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.convert import openstl
 from stjax.models.prediction.convlstm import ConvLSTM
 from stjax.processes.scheduled_sampling import mask, reverse_scheduled, scheduled
 from tests import quick
@@ -38,20 +37,6 @@ def test_own_outputs_and_true_frames():
         whole = call(video, None, None, truth)
         assert_close(whole, (jnp.concatenate(outputs, 1), states[-1]))
         assert_close(call(video[:, 3:], None, states[3], truth[:, 3:])[0], whole[0][:, 3:])
-
-
-@pytest.mark.parametrize(
-    ("hidden", "patch", "shape", "official"),
-    [(128, 4, (10, 1, 64, 64), 15_083_520), (192, 4, (10, 1, 64, 64), 33_782_784)],
-)
-def test_parameters_at_paper_scale(hidden, patch, shape, official):
-    config = {"num_hidden": [hidden] * 4, "patch_size": patch, "filter_size": 5, "layer_norm": 0}
-    config["in_shape"] = shape
-    steps, channels, height, width = shape
-    video = jnp.zeros((1, steps, height, width, channels))
-    variables = jax.eval_shape(openstl.convlstm_module(config).init, jax.random.key(0), video)
-    ours = sum(leaf.size for leaf in jax.tree.leaves(variables))
-    assert ours + openstl.convlstm_unused_parameters(config) == official
 
 
 def test_refuses_a_frame_that_patches_do_not_divide():

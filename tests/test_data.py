@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import ClassVar
@@ -235,7 +236,7 @@ def test_bad_test_files_are_named(tmp_path):
         with pytest.raises(ValueError, match=f"mnist_test_seq.npy: .*{message}"):
             data.load(size=8, test_file=str(path))
     np.save(path, np.zeros((3, 4)))
-    with pytest.raises(ValueError, match=r"float64 \(3, 4\) instead of uint8 \(t, n, h, w\)"):
+    with pytest.raises(ValueError, match=r"float64 \(3, 4\) instead of uint8 \(t, n, h, w"):
         data.load(size=8, test_file=str(path))
 
 
@@ -264,16 +265,20 @@ def test_folder_with_its_own_split(tmp_path):
     assert splits.test[0]["video"].shape == (4, 6, 6, 3)
 
 
+@pytest.mark.parametrize("shape", [(), (5, 6), (5, 6, 0, 1), (5, 6, 6, 1, 1)])
+def test_arrays_that_are_no_videos_are_named(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ValueError, match=rf"a.npy: shape {re.escape(str(shape))} instead of"):
+        data.load(f"folder:{tmp_path}", context=2, horizon=2)
+
+
 @pytest.mark.parametrize(
     ("video", "message"),
     [
-        (np.zeros((5, 6), np.uint8), r"shape \(5, 6\) instead of \(t, h, w, c\)"),
-        (np.zeros((5, 6, 0, 1), np.uint8), r"shape \(5, 6, 0, 1\)"),
         (np.zeros((5, 6, 6), np.int64), "dtype int64 instead of uint8"),
         (np.full((5, 6, 6), 1.5), r"span \[1.5, 1.5\]"),
         (np.full((5, 6, 6), np.nan), r"span \[nan, nan\]"),
         (np.full((5, 6, 6), -0.1), r"span \[-0.1, -0.1\]"),
-        (np.zeros((3, 6, 6), np.uint8), "3 frames, and a clip needs 4"),
     ],
 )
 def test_bad_frames_are_named(tmp_path, video, message):
@@ -289,21 +294,21 @@ def test_ambiguous_or_broken_npz(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, front=np.zeros((4, 6, 6), np.uint8), back=np.ones((4, 6, 6), np.uint8))
     with pytest.raises(ValueError, match=r"a.npz: holds .*front.*name it by `key`"):
-        data.ArrayFolder((path,))[0]
-    assert data.ArrayFolder((path,), key="back")[0]["video"].max() == 1
+        data.Folder((path,), 4)[0]
+    assert data.Folder((path,), 4, key="back")[0]["video"].max() == 1
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"a.npz: not a readable .npz file"):
-        data.ArrayFolder((path,))[0]
+        data.Folder((path,), 4)[0]
 
 
 def test_unknown_or_empty_sources(tmp_path):
     for name in ("moving_cats", "tfds:", "folder:"):
-        with pytest.raises(ValueError, match=f"{name}'; there are moving_digits, tfds:<name>"):
+        with pytest.raises(ValueError, match=f"{name}'; there are moving_digits, and tfds, folder"):
             data.load(name)
-    with pytest.raises(FileNotFoundError, match=r"no .npy or .npz files"):
+    with pytest.raises(FileNotFoundError, match=r"neither videos nor arrays \(.npy, .npz, .mp4"):
         data.load(f"folder:{tmp_path}")
     np.save(tmp_path / "only.npy", np.zeros((20, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="train: no videos"):
+    with pytest.raises(ValueError, match=r"only.npy: 17 frames, and a clip needs 20"):
         data.load(f"folder:{tmp_path}")
 
 

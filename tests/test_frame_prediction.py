@@ -87,6 +87,32 @@ def test_clips_are_fed_back_until_the_horizon(horizon):
     np.testing.assert_allclose(predictions, data["video"][:, 1:2] * gains, rtol=1e-6)
 
 
+class Mean(nn.Module):
+    """A clip of `length` frames, all of them the mean of those that it reads, and one more."""
+
+    length: int
+    predicts = "clip"
+
+    @nn.compact
+    def __call__(self, video, *, train=False):
+        drift = self.param("drift", nn.initializers.ones, ())
+        return jnp.repeat(video.mean(1, keepdims=True) + drift, self.length, axis=1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_clips_of_any_length_are_made_of_the_last_frames_seen(length):
+    task = FramePrediction(Mean(length), context=3, horizon=4)
+    frames = list(np.arange(3.0))
+    while len(frames) < 7:
+        frames += [np.mean(frames[-3:]) + 1] * length
+    video = jnp.zeros((1, 7, 4, 4, 1)) + jnp.arange(7.0)[:, None, None, None]
+    variables = task.init(jax.random.key(0), {"video": video})
+    prediction = task.predict(variables, {"video": video}, jax.random.key(1))
+    np.testing.assert_allclose(prediction[0, :, 0, 0, 0], frames[3:7], rtol=1e-6)
+    loss, _ = task.loss(variables, {"video": video}, jax.random.key(1), 0)
+    assert loss == pytest.approx(np.square(np.array(frames[3:7]) - np.arange(3, 7)).mean())
+
+
 def test_test_horizon_differs_from_the_training_one():
     task = FramePrediction(Drift(), context=2, horizon=2, test_horizon=5)
     data = batch()

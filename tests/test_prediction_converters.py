@@ -1,5 +1,7 @@
 """Converters of prediction models, under options that no golden file has."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +24,9 @@ PREDFORMER = {
     "Ndepth": 3,
 }
 SIMVP = {"in_shape": (2, 1, 8, 8), "hid_S": 4, "hid_T": 8, "N_S": 3, "mlp_ratio": 2.0}
-CONVLSTM = {
+RECURRENT = {
     "in_shape": (2, 1, 8, 8),
-    "num_hidden": (3, 5),
+    "num_hidden": (3, 3),
     "patch_size": 4,
     "filter_size": 3,
     "layer_norm": 1,
@@ -40,7 +42,14 @@ CASES = {
     },
     "simvp, no layer between": (simvpv2.module, simvpv2.rules, {**SIMVP, "N_T": 2}),
     "simvp, reductions": (simvpv2.module, simvpv2.rules, {**SIMVP, "hid_T": 6, "N_T": 5}),
-    "convlstm": (openstl.convlstm_module, openstl.convlstm_rules, CONVLSTM),
+    **{
+        f"{method}, norms": (
+            functools.partial(openstl.module, method),
+            functools.partial(openstl.rules, method),
+            RECURRENT,
+        )
+        for method in ("convlstm", "predrnn", "mim")
+    },
 }
 
 

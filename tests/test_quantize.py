@@ -62,8 +62,19 @@ def test_a_clip_is_its_wavelet_bands(levels):
         )
 
 
+@pytest.mark.parametrize("grid", [(8,), (4, 8), (4, 8, 12)])
+def test_orthonormal_bands_keep_length_on_any_grid(grid):
+    values = RNG.standard_normal((2, *grid, 3))
+    with jax.enable_x64(True):
+        bands = haar(jnp.asarray(values), 2, orthonormal=True)
+        again = inverse_haar(bands, 2, orthonormal=True)
+    assert bands.shape == (2, *(side // 4 for side in grid), 3 * 4 ** len(grid))
+    np.testing.assert_allclose(again, values, atol=1e-12)
+    assert np.square(bands).sum() == pytest.approx(np.square(values).sum())
+
+
 def test_clips_without_whole_cells_are_refused():
-    with pytest.raises(ValueError, match=r"^video: \(1, 8, 6, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"^values: \(1, 8, 6, 8, 1\)"):
         haar(jnp.zeros((1, 8, 6, 8, 1)), 2)
     with pytest.raises(ValueError, match=r"^bands"):
         inverse_haar(jnp.zeros((1, 2, 2, 2, 12)), 1)

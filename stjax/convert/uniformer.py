@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stjax.convert.rules import Rule
-from stjax.convert.torch import batch_norm, linear, norm
+from stjax.convert.torch import batch_norm, linear, norm, self_attention
 from stjax.models.recognition.uniformer import (
     DividedBlock,
     GlobalBlock,
@@ -101,7 +101,7 @@ def global_rules(heads: int, official: str = "", ours: str = "") -> Iterator[Rul
     """The table of SABlock and EvoSABlock."""
     yield from _conv(f"{official}pos_embed", f"{ours}dpe", DEPTHWISE)
     yield from norm(f"{official}norm1", f"{ours}aggregator_norm")
-    yield from _attention(heads, f"{official}attn", f"{ours}attention")
+    yield from self_attention(f"{official}attn", f"{ours}attention", heads)
     yield from norm(f"{official}norm2", f"{ours}feed_forward_norm")
     yield from linear(f"{official}mlp.fc1", f"{ours}feed_forward/in")
     yield from linear(f"{official}mlp.fc2", f"{ours}feed_forward/out")
@@ -110,7 +110,7 @@ def global_rules(heads: int, official: str = "", ours: str = "") -> Iterator[Rul
 def temporal_rules(heads: int, official: str = "", ours: str = "") -> Iterator[Rule]:
     """What SplitSABlock has beside the names of SABlock."""
     yield from norm(f"{official}t_norm", f"{ours}temporal_norm")
-    yield from _attention(heads, f"{official}t_attn", f"{ours}temporal_attention")
+    yield from self_attention(f"{official}t_attn", f"{ours}temporal_attention", heads)
 
 
 def inflate(
@@ -163,13 +163,3 @@ def _tubes(official, ours, frames, patch):
     yield Rule(f"{official}.proj.weight", kernel, "o i t h w -> (t h w i) o", sizes)
     yield Rule(f"{official}.proj.bias", f"params/{ours}/projection/bias")
     yield from norm(f"{official}.norm", f"{ours}/norm")
-
-
-def _attention(heads, official, ours):
-    split = {"s": 3, "h": heads}
-    kernel = f"params/{ours}/qkv/kernel"
-    yield Rule(f"{official}.qkv.weight", kernel, "(s h d) i -> i s h d", split)
-    yield Rule(f"{official}.qkv.bias", f"params/{ours}/qkv/bias", "(s h d) -> s h d", split)
-    out = f"params/{ours}/out"
-    yield Rule(f"{official}.proj.weight", f"{out}/kernel", "o (h d) -> h d o", {"h": heads})
-    yield Rule(f"{official}.proj.bias", f"{out}/bias")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stjax.convert.rules import Rule
-from stjax.convert.torch import linear, norm
+from stjax.convert.torch import linear, norm, self_attention
 from stjax.models.generation.vdt import VDT
 
 # Fixed tables.
@@ -29,6 +29,7 @@ def module(config: Mapping[str, Any]) -> VDT:
 def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The table of VDT."""
     block, patch = "blocks.{i}", {"p": config["patch_size"], "q": config["patch_size"]}
+    heads = config["num_heads"]
     table = [
         Rule("x_embedder.proj.weight", "params/patches/kernel", "o c p q -> (p q c) o", patch | {
             "c": config["in_channels"]
@@ -37,7 +38,7 @@ def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
         *linear("t_embedder.mlp.0", "time/in"),
         *linear("t_embedder.mlp.2", "time/out"),
         Rule("y_embedder.embedding_table.weight", "params/label/table/embedding"),
-        *_attention(config, f"{block}.attn", "blocks/spatial/attention/map"),
+        *self_attention(f"{block}.attn", "blocks/spatial/attention/map", heads),
         *linear(f"{block}.mlp.fc1", "blocks/spatial/feed_forward/in"),
         *linear(f"{block}.mlp.fc2", "blocks/spatial/feed_forward/out"),
         *linear(f"{block}.adaLN_modulation.1", "blocks/spatial/adaln/linear"),
@@ -47,15 +48,7 @@ def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     if config["mode"] == "video":
         table += [
             *norm(f"{block}.temporal_norm1", "blocks/temporal_norm"),
-            *_attention(config, f"{block}.temporal_attn", "blocks/temporal_attention/map"),
+            *self_attention(f"{block}.temporal_attn", "blocks/temporal_attention/map", heads),
             *linear(f"{block}.temporal_fc", "blocks/temporal_fc"),
         ]
     return tuple(table)
-
-
-def _attention(config, official, ours):
-    heads = {"s": 3, "h": config["num_heads"]}
-    yield Rule(f"{official}.qkv.weight", f"params/{ours}/qkv/kernel", "(s h d) i -> i s h d", heads)
-    yield Rule(f"{official}.qkv.bias", f"params/{ours}/qkv/bias", "(s h d) -> s h d", heads)
-    yield Rule(f"{official}.proj.weight", f"params/{ours}/out/kernel", "o (h d) -> h d o", heads)
-    yield Rule(f"{official}.proj.bias", f"params/{ours}/out/bias")

@@ -1,22 +1,25 @@
 """Videos that lie on disk as numpy arrays."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import numpy as np
 
-from stjax.data.records import OpenedLate, Record, pick
+from stjax.data.records import OpenedLate, Record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TestFile(OpenedLate):
-    """The published test file of Moving MNIST, `mnist_test_seq.npy`: (t, n, h, w) uint8.
+    """Published test sequences of moving digits, `mnist_test_seq.npy` and its like.
 
-    Memory-mapped: a record costs its own bytes.
+    (t, n, h, w) or (t, n, h, w, 3) uint8, memory-mapped: a record costs its own bytes.
     """
 
     __test__ = False  # not a class of tests, whatever pytest makes of its name
@@ -25,8 +28,8 @@ class TestFile(OpenedLate):
 
     def __post_init__(self):
         shape, dtype = self._array.shape, self._array.dtype
-        if len(shape) != 4 or dtype != np.uint8:
-            raise ValueError(f"{self.path}: {dtype} {shape} instead of uint8 (t, n, h, w)")
+        if len(shape) not in (4, 5) or dtype != np.uint8:
+            raise ValueError(f"{self.path}: {dtype} {shape} instead of uint8 (t, n, h, w[, c])")
 
     def __len__(self) -> int:
         return self._array.shape[1]
@@ -39,50 +42,6 @@ class TestFile(OpenedLate):
         return open_array(self.path)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayFolder:
-    """One video a file: `.npy`, or `.npz` with the array named `key` (or only one that fits).
-
-    Attributes:
-        files: (t, h, w, c) or (t, h, w) each.
-        key: entry of the `.npz` files; None: the only array of rank 3 or 4.
-    """
-
-    files: tuple[pathlib.Path, ...]
-    key: str | None = None
-
-    @classmethod
-    def splits(cls, folder: str, key: str | None = None) -> tuple["ArrayFolder", "ArrayFolder"]:
-        """For training and testing: folders "train" and "test", or else the first 5/6 and the rest.
-
-        Raises:
-            FileNotFoundError: no such folder, or no `.npy` or `.npz` file in it.
-        """
-        root = pathlib.Path(folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"{root}: no such folder")
-        if (root / "train").is_dir() and (root / "test").is_dir():
-            found = [_arrays_below(root / split) for split in ("train", "test")]
-        else:
-            files = _arrays_below(root)
-            end = len(files) * 5 // 6
-            found = [files[:end], files[end:]]
-        return tuple(cls(files, key) for files in found)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Record:
-        path = self.files[index]
-        if path.suffix == ".npy":
-            return {"video": np.array(open_array(path))}
-        try:
-            with path.open("rb") as file, np.load(file) as entries:
-                return {"video": pick(dict(entries), self.key, str(path), ranks=(3, 4))}
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a readable .npz file ({error})") from None
-
-
 def open_array(path: pathlib.Path) -> np.memmap:
     """Memory-maps a `.npy` file.
 
@@ -93,24 +52,78 @@ def open_array(path: pathlib.Path) -> np.memmap:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    return _mapped(path, 0, path.stat().st_size)
+
+
+def members(path: pathlib.Path) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the arrays of a `.npz` file.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not one of that kind.
+    """
+    with _archive(path) as archive:
+        shapes = {}
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                shapes[name.removesuffix(".npy")] = _header(member, f"{path}: {name}")[0]
+        return shapes
+
+
+def open_members(path: pathlib.Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Arrays of a `.npz` file: mapped into memory, or read where they are compressed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not one of that kind, or no such array in it.
+    """
+    arrays = []
+    with _archive(path) as archive:
+        for name in names:
+            if f"{name}.npy" not in archive.namelist():
+                held = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
+                raise ValueError(f"{path}: holds {held}, no {name}")
+            info = archive.getinfo(f"{name}.npy")
+            if info.compress_type == zipfile.ZIP_STORED:
+                with path.open("rb") as file:
+                    file.seek(info.header_offset + 26)
+                    # The name and further fields lie between a member's header and its data.
+                    skipped = sum(np.frombuffer(file.read(4), "<u2").tolist())
+                arrays.append(_mapped(path, info.header_offset + 30 + skipped, info.file_size))
+            else:
+                with archive.open(info) as member:
+                    arrays.append(np.lib.format.read_array(member))
+    return tuple(arrays)
+
+
+def _mapped(path: pathlib.Path, offset: int, size: int) -> np.memmap:
+    """The array that lies at a byte of a file; it and its header take `size` bytes."""
     with path.open("rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-                version, np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
-        except ValueError as error:
-            raise ValueError(f"{path}: not a .npy file ({error})") from None
-        expected = file.tell() + math.prod(shape) * dtype.itemsize
-    found = path.stat().st_size
-    if found < expected:
-        raise ValueError(f"{path}: {expected} bytes expected for {dtype} {shape}, {found} found")
-    return np.load(path, mmap_mode="r")
+        file.seek(offset)
+        shape, fortran, dtype = _header(file, str(path))
+        start = file.tell()
+    expected = start - offset + math.prod(shape) * dtype.itemsize
+    if size < expected:
+        raise ValueError(f"{path}: {expected} bytes expected for {dtype} {shape}, {size} found")
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
-def _arrays_below(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
-    files = tuple(sorted(p for p in folder.rglob("*") if p.suffix in (".npy", ".npz")))
-    if not files:
-        raise FileNotFoundError(f"{folder}: no .npy or .npz files")
-    return files
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+            version, np.lib.format.read_array_header_2_0
+        )
+        return read(file)
+    except ValueError as error:
+        raise ValueError(f"{where}: not a .npy file ({error})") from None
+
+
+@contextlib.contextmanager
+def _archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from None

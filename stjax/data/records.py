@@ -1,13 +1,17 @@
 """What a source is, and what a clip must look like before it reaches a batch."""
 
 import dataclasses
+import itertools
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 Record = dict[str, Any]
+# Height and width, or one number for both.
+Size = int | tuple[int, int]
 
 
 class Source(Protocol):
@@ -43,14 +47,14 @@ class Clips:
         source: records with a "video" of shape (t, h, w, c) or (t, h, w), t at least `length`.
         name: what errors call the source.
         length: frames of a clip.
-        size: height and width to average the frames to; None leaves them as they are.
+        size: height and width, or one for both, to average the frames to; None leaves them.
         count: how many records, from the first; None takes all.
     """
 
     source: Source
     name: str
     length: int
-    size: int | None = None
+    size: Size | None = None
     count: int | None = None
 
     def __post_init__(self):
@@ -95,33 +99,109 @@ def as_video(video: Any, where: str) -> Shaped[np.ndarray, "t h w c"]:
 def pick(
     arrays: Mapping[str, np.ndarray], key: str | None, where: str, ranks: tuple[int, ...]
 ) -> np.ndarray:
-    """The array named `key`, or the only one of a rank among `ranks`.
+    """The array named `key`, or the only one of a rank among `ranks`; errors as `pick_name`."""
+    return arrays[pick_name({k: np.shape(x) for k, x in arrays.items()}, key, where, ranks)]
+
+
+def pick_name(
+    shapes: Mapping[str, tuple[int, ...]], key: str | None, where: str, ranks: tuple[int, ...]
+) -> str:
+    """`key`, or the only name of an array of a rank among `ranks`.
 
     Raises:
         ValueError: no such array, or several and no key.
     """
-    fitting = [name for name, array in arrays.items() if np.ndim(array) in ranks]
+    fitting = [name for name, shape in shapes.items() if len(shape) in ranks]
     if key is None and len(fitting) == 1:
-        key = fitting[0]
-    if key not in arrays:
+        return fitting[0]
+    if key not in shapes:
         wanted = "one video" if key is None else f"an array {key!r}"
-        shapes = {name: np.shape(array) for name, array in arrays.items()}
-        raise ValueError(f"{where}: holds {shapes} and not {wanted}; name it by `key`")
-    return arrays[key]
+        raise ValueError(f"{where}: holds {dict(shapes)} and not {wanted}; name it by `key`")
+    return key
 
 
-def resize(frames: Shaped[np.ndarray, "n h w c"], size: int) -> Shaped[np.ndarray, "n s s c"]:
-    """Frames of `size` x `size` by area averaging; any ratio, uint8 rounded to the nearest."""
-    if frames.shape[1:3] == (size, size):
+def resize(frames: Shaped[np.ndarray, "n h w c"], size: Size) -> Shaped[np.ndarray, "n s s c"]:
+    """Frames of `size` pixels by area averaging; any ratio, uint8 rounded to the nearest."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if frames.shape[1:3] == size:
         return frames
-    rows, columns = (_overlap(length, size) for length in frames.shape[1:3])
+    rows, columns = (_overlap(*lengths) for lengths in zip(frames.shape[1:3], size))
     out = np.einsum("ih,nhwc,jw->nijc", rows, frames, columns, optimize=True)
     return (np.rint(out) if frames.dtype == np.uint8 else out).astype(frames.dtype)
+
+
+def interpolate(
+    frames: Shaped[np.ndarray, "n h w c"], size: tuple[int, int], cubic: bool = False
+) -> Float[np.ndarray, "n height width c"]:
+    """Frames of (height, width) as OpenCV's `resize` makes them: bilinear, or bicubic (a = -3/4).
+
+    Values between the centres of pixels, the edge's repeated beyond it; nothing is averaged, so
+    that much smaller frames are aliased, as those of the published loaders are.
+    """
+    out = frames.astype(np.float32)
+    for axis, length in enumerate(size, start=1):
+        out = _interpolated(out, axis, length, cubic)
+    return out
+
+
+def clip_starts(
+    joined: Bool[np.ndarray, " n"], length: int, stride: int
+) -> Int[np.ndarray, " clips"]:
+    """First frames of all clips of `length` frames that are in one piece, in order.
+
+    Counted from the end of each piece, `stride` frames apart: OpenSTL's rule.
+
+    Args:
+        joined: of every frame of a long row of them, whether it goes on from the one before it.
+    """
+    borders = [0, *np.flatnonzero(~joined[1:]) + 1, len(joined)]
+    pieces = ((first, end - length) for first, end in itertools.pairwise(borders))
+    starts = [
+        np.arange(first + (last - first) % stride, last + 1, stride)
+        for first, last in pieces
+        if last >= first
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *starts])
+
+
+def folder(path: str | pathlib.Path) -> pathlib.Path:
+    """The path of a folder that is there.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    return path
 
 
 def to_float(frames: UInt8[np.ndarray, "..."] | Float[np.ndarray, "..."]):
     """Frames in [0, 1]: float32 from uint8, floats as they are."""
     return frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames
+
+
+def _interpolated(frames, axis, size, cubic):
+    """Along one axis, tap by tap."""
+    length = frames.shape[axis]
+    centre = (np.arange(size) + 0.5) * (length / size) - 0.5
+    first = np.floor(centre).astype(np.int64)
+    out = 0
+    for tap in range(-1, 3) if cubic else range(2):
+        weight = (_cubic if cubic else _linear)(np.abs(centre - first - tap))
+        taken = np.take(frames, np.clip(first + tap, 0, length - 1), axis)
+        out = out + taken * weight.astype(np.float32).reshape(-1, *[1] * (frames.ndim - axis - 1))
+    return out
+
+
+def _linear(distance):
+    return 1 - distance
+
+
+def _cubic(distance, a=-0.75):
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance < 1, near, far)
 
 
 def _overlap(length: int, size: int) -> Float[np.ndarray, "size length"]:

@@ -1,4 +1,4 @@
-"""Classified videos as they lie on disk: files that PyAV decodes, or folders of frames.
+"""Videos as they lie on disk, classified or not: files that PyAV decodes, or folders of frames.
 
 PyAV is the extra `video`: it is imported when the first file is opened.
 """
@@ -281,6 +281,54 @@ def read(
     if entry.path.is_dir():
         return _from_images(entry, sample, each)
     return _decoded(entry, sample, each)
+
+
+def frame_count(path: pathlib.Path) -> int:
+    """How many frames a file says that it has; 0: it does not say. Errors as `frame_rate`."""
+    with _stream(path) as (_, stream):
+        return stream.frames
+
+
+def frame_times(path: pathlib.Path) -> Int[np.ndarray, " frames"]:
+    """When each frame is shown, in the stream's units, without decoding; errors as `frame_rate`."""
+    with _stream(path) as (container, stream):
+        packets = [p for p in container.demux(stream) if p.pts is not None and not p.is_discard]
+        return np.sort(np.array([packet.pts for packet in packets], np.int64))
+
+
+def frames_at(
+    path: pathlib.Path,
+    times: Int[np.ndarray, " frames"],
+    wanted: Int[np.ndarray, " n"],
+    each: Callable[[Frame], Frame] = lambda frame: frame,
+) -> Clip:
+    """Frames by their numbers, in rising order, decoded from the key frame before the first.
+
+    Args:
+        times: of all frames, `frame_times`.
+        each: what is done to a frame as soon as it is read, such as shrinking it.
+
+    Raises:
+        ValueError, OSError: one line that names the file.
+    """
+    if wanted[-1] >= len(times):
+        raise ValueError(f"{path}: no frame {wanted[-1]} among {len(times)}")
+    shown = times[wanted].tolist()
+    for start in (shown[0], None):
+        kept = {}
+        with _stream(path) as (container, stream):
+            stream.thread_type = "AUTO"
+            if start is not None:
+                container.seek(start, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts in shown:
+                    kept[frame.pts] = each(frame.to_ndarray(format="rgb24"))
+                if frame.pts is not None and frame.pts >= shown[-1]:
+                    break
+        # In an open group of pictures the key frame may be shown after those that follow it.
+        if len(kept) == len(shown):
+            return np.stack([kept[time] for time in shown])
+    raise ValueError(f"{path}: frames {wanted[0]} to {wanted[-1]} cannot all be decoded")
 
 
 def frame_rate(path: pathlib.Path) -> float:

@@ -41,68 +41,48 @@ class ConvLSTM(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def weights(self, frame: tuple[int, int, int]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The two kernels, and the other parameters, for frames of (height, width, channels)."""
-        height, width, channels = frame
-        gates = 4 * self.features
-        window = (self.kernel_size, self.kernel_size)
-        param = lambda *args: self.param(*args, self.param_dtype)
-        kernels = {
-            "input": param("input_kernel", self.kernel_init, (*window, channels, gates)),
-            "hidden": param("hidden_kernel", self.kernel_init, (*window, self.features, gates)),
-        }
-        other = {}
-        if self.use_bias:
-            other["bias"] = param("bias", nn.initializers.zeros, (gates,))
-        if self.layer_norm:
-            for name in ("input", "hidden"):
-                shape = (height, width, gates)
-                other[f"{name}_scale"] = param(f"{name}_scale", nn.initializers.ones, shape)
-                other[f"{name}_bias"] = param(f"{name}_bias", nn.initializers.zeros, shape)
-        return kernels, other
-
-    def input_gates(self, convolved: Float[Array, "... h w 4*f"], other: dict[str, Array]) -> Array:
-        """What the convolved inputs add to the gates."""
-        gates = self._normalise("input", convolved, other)
-        return gates + other["bias"] if self.use_bias else gates
-
-    def step(
-        self,
-        convolved: Float[Array, "b h w 4*f"],
-        gates: Float[Array, "b h w 4*f"],
-        cell: Float[Array, "b h w f"],
-        other: dict[str, Array],
-    ) -> State:
-        """Cell and hidden state after a step, from the convolved hidden state before it."""
-        gates = gates + self._normalise("hidden", convolved, other)
-        return lstm(gates, cell, self.gate_order, self.output)
-
-    def start(self, frame: Float[Array, "b h w c"]) -> State:
-        """The state before the first frame."""
-        zeros = jnp.zeros((*frame.shape[:-1], self.features), frame.dtype)
-        return zeros, zeros
-
     def __call__(
         self, x: Float[Array, "b t h w c"], state: State | None = None, *, train: bool = False
     ) -> tuple[Float[Array, "b t h w f"], State]:
         """The hidden states at every frame, and the (cell, hidden) state after the last."""
-        weights = self.weights(x.shape[2:])
-        x, state, (kernels, other) = promote((x, state, weights), self.dtype)
+        kernels = {"input": x.shape[-1], "hidden": self.features}
+        for name, channels in kernels.items():
+            shape = (self.kernel_size, self.kernel_size, channels, 4 * self.features)
+            kernels[name] = self.param(
+                f"{name}_kernel", self.kernel_init, shape, self.param_dtype
+            )
+        others = self._others((*x.shape[2:4], 4 * self.features))
+        x, state, kernels, others = promote((x, state, kernels, others), self.dtype)
         frames = jnp.moveaxis(x, 1, 0)
         steps, batch = frames.shape[:2]
         convolved = conv(frames.reshape(-1, *frames.shape[2:]), kernels["input"])
-        gates = self.input_gates(convolved, other).reshape(steps, batch, *convolved.shape[1:])
+        gates = self._normalise("input", convolved, others)
+        gates = gates + others["bias"] if self.use_bias else gates
 
-        def step(convolve, other, state, gates):
+        def step(convolve, others, state, gates):
             cell, hidden = state
-            state = self.step(convolve("hidden", hidden), gates, cell, other)
+            gates = gates + self._normalise("hidden", convolve("hidden", hidden), others)
+            state = lstm(gates, cell, self.gate_order, self.output)
             return state, state[1]
 
-        state = self.start(frames[0]) if state is None else state
-        state, hidden = conv_scan(step, {"hidden": kernels["hidden"]}, other, state, gates)
+        if state is None:
+            zeros = jnp.zeros((*frames.shape[1:-1], self.features), frames.dtype)
+            state = zeros, zeros
+        gates = gates.reshape(steps, batch, *convolved.shape[1:])
+        state, hidden = conv_scan(step, {"hidden": kernels["hidden"]}, others, state, gates)
         return jnp.moveaxis(hidden, 0, 1), state
 
-    def _normalise(self, name, gates, other):
+    def _others(self, gates):
+        """All parameters but the kernels, for gates of that shape."""
+        zeros, ones = nn.initializers.zeros, nn.initializers.ones
+        wanted = {"bias": (zeros, gates[-1:])} if self.use_bias else {}
+        if self.layer_norm:
+            for name in ("input_norm", "hidden_norm"):
+                wanted |= {f"{name}_scale": (ones, gates), f"{name}_bias": (zeros, gates)}
+        return {name: self.param(name, *init, self.param_dtype) for name, init in wanted.items()}
+
+    def _normalise(self, name, gates, others):
         if not self.layer_norm:
             return gates
-        return layer_norm(gates, other[f"{name}_scale"], other[f"{name}_bias"], axes=(-3, -2, -1))
+        scale, bias = (others[f"{name}_norm_{part}"] for part in ("scale", "bias"))
+        return layer_norm(gates, scale, bias, axes=(-3, -2, -1))

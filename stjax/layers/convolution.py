@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from stjax.layers.initializers import torch_default, torch_default_bias, torch_default_transposed
 from stjax.layers.partitioning import named
-from stjax.ops.conv import conv, transposed_conv
+from stjax.ops.conv import conv, grouped_conv, transposed_conv
 from stjax.ops.precision import promote
 
 
@@ -115,3 +115,29 @@ def torch_conv(
     }
     layer = nn.Conv(features, window, **options) if window else nn.Dense(features, **options)
     return layer(x)
+
+
+class GroupedConv(nn.Module):
+    """Convolves groups of neighbouring channels apart, of odd side; zeros keep the frame's size.
+
+    Attributes:
+        features: channels that come out; each group's are neighbours.
+        side: of the kernel.
+        groups: how many.
+    """
+
+    features: int
+    side: int
+    groups: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w features"]:
+        inputs = x.shape[-1] // self.groups
+        shape = (self.side, self.side, inputs, self.features)
+        kernel = self.param("kernel", torch_default, shape, self.param_dtype)
+        bias_init = torch_default_bias(self.side * self.side * inputs)
+        bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
+        x, kernel, bias = promote((x, kernel, bias), self.dtype)
+        return grouped_conv(x, kernel, self.groups) + bias

@@ -25,6 +25,11 @@ def frame_group_norm(groups: int, channels: str = "embed", **options: Any) -> nn
     )
 
 
+def torch_batch_norm(train: bool, **options: Any) -> nn.BatchNorm:
+    """BatchNorm as PyTorch has it unless told otherwise: a momentum of 0.1, there, is 0.9 here."""
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, **options)
+
+
 def frame_layer_norm(**options: Any) -> nn.LayerNorm:
     """LayerNorm over each whole frame, with a scale and a bias for every entry: x is (..., h, w, c).
 

@@ -19,16 +19,20 @@ class SqueezeExcite(nn.Module):
     Attributes:
         reduction: channels are squeezed to c // reduction,
         least: but to no fewer than this.
+        bias: whether the maps have one.
     """
 
     reduction: int = 16
     least: int = 4
+    bias: bool = True
     dtype: jnp.dtype | None = None
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w c"]:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        types = {
+            "use_bias": self.bias, "dtype": self.dtype, "param_dtype": self.param_dtype
+        }
         init, channels = nn.initializers.lecun_normal(), x.shape[-1]
         y = x.mean(axis=(-3, -2), keepdims=True)
         y = nn.Dense(

@@ -5,8 +5,10 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from stjax.layers.feed_forward import FeedForward
 from stjax.layers.initializers import torch_default
@@ -29,6 +31,7 @@ class WindowAttention(nn.Module):
         heads: number of heads; they share the channels equally.
         window: lengths of a window along each axis of the map.
         shift: how far the windows are moved; () is not at all.
+        cyclic: whether moved windows go on over the map's edges, see `Windows`.
         qkv_bias: whether queries, keys and values have a bias.
         dropout: rate on what comes out (not on the attention weights).
     """
@@ -36,6 +39,7 @@ class WindowAttention(nn.Module):
     heads: int
     window: tuple[int, ...]
     shift: tuple[int, ...] = ()
+    cyclic: bool = False
     qkv_bias: bool = True
     dropout: float = 0.0
     kernel_init: nn.initializers.Initializer = nn.initializers.truncated_normal(0.02)
@@ -43,7 +47,14 @@ class WindowAttention(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ... c"], *, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: Float[Array, "b ... c"],
+        shifted: bool | Bool[Array, ""] = True,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b ... c"]:
+        """`shifted`: whether to; an array lets layers that do and that do not share a scan."""
         shape, channels = x.shape[1:-1], x.shape[-1]
         if channels % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide {channels} channels")
@@ -61,7 +72,16 @@ class WindowAttention(nn.Module):
             name="qkv",
         )(tokens)
         q, k, v = jnp.moveaxis(qkv, -3, 0)
-        y = attention(q, k, v, Windows(padded, window, shift), bias=self._bias(math.prod(window)))
+        bias = self._bias(math.prod(window))
+
+        def attend(shift, q, k, v, bias):
+            return attention(q, k, v, Windows(padded, window, shift, self.cyclic), bias=bias)
+
+        still, moved = functools.partial(attend, ()), functools.partial(attend, shift)
+        if isinstance(shifted, jax.Array):
+            y = lax.cond(shifted, moved, still, q, k, v, bias)
+        else:
+            y = (moved if shifted else still)(q, k, v, bias)
         from_heads = named(self.kernel_init, "heads", None, "embed")
         y = dense(channels, axis=(-2, -1), kernel_init=from_heads, name="out")(y).reshape(x.shape)
         y = y[:, *(slice(n) for n in shape)]
@@ -120,8 +140,8 @@ class SwinBlock(nn.Module):
             self.heads,
             self.window,
             tuple(w // 2 for w in self.window) if self.shifted else (),
-            self.qkv_bias,
-            self.dropout,
+            qkv_bias=self.qkv_bias,
+            dropout=self.dropout,
             name="attention",
             **dtypes,
         )

@@ -1,7 +1,7 @@
 """When a model that is unrolled in training sees true frames, and when its own outputs.
 
-Scheduled sampling (Bengio et al. 2015) and reverse scheduled sampling (PredRNN-V2, Wang et al.
-2022, arXiv 2103.09504), with OpenSTL's schedules.
+Scheduled sampling (Bengio et al. 2015), reverse scheduled sampling (PredRNN-V2, Wang et al. 2022,
+arXiv 2103.09504) and PhyDNet's teacher forcing (arXiv 2003.01460), with OpenSTL's schedules.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,14 @@ def reverse_scheduled(
     return context, jnp.clip(0.5 * (stop - step) / (stop - hold), 0, 0.5)
 
 
+def teacher_forcing(step: Array, *, change: float = 3e-3, every: int = 625) -> Rates:
+    """Within the context 1, after it from 1 down by `change` every so many steps, an epoch's."""
+    return jnp.ones(()), jnp.maximum(0.0, 1 - change * (step // every))
+
+
+RATES = {f.__name__: f for f in (scheduled, reverse_scheduled, teacher_forcing)}
+
+
 def mask(
     key: Array,
     step: Array,
@@ -36,19 +44,23 @@ def mask(
     context: int,
     horizon: int,
     rates: Callable[[Array], Rates] = scheduled,
+    together: bool = False,
 ) -> Bool[Array, "batch inputs"]:
-    """Which inputs of a rollout over context + horizon frames are true frames, drawn per sample.
+    """Which inputs of a rollout over context + horizon frames are true frames.
 
     Args:
         key: random key.
         step: training step.
         batch, context, horizon: samples, frames given, frames to predict.
-        rates: `scheduled`, `reverse_scheduled`, or one of them with other numbers.
+        rates: one of `RATES`, or one of them with other numbers.
+        together: one draw for all frames of all samples (PhyDNet), instead of one for each.
 
     Returns:
         A mask over the rollout's context + horizon - 1 inputs.
     """
-    draws = jax.random.uniform(key, (batch, context + horizon - 2))
+    shape = batch, context + horizon - 2
+    draws = jax.random.uniform(key, (1, 1) if together else shape)
+    draws = jnp.broadcast_to(draws, shape)
     return mask_from_draws(draws, context, *rates(step))
 
 

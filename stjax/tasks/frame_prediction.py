@@ -149,15 +149,13 @@ class FramePrediction:
     def _future_frames(self, variables, clip, key, step):
         """Predictions of the frames after the context, and those frames."""
         del step
-        predictions, inputs, length = [], clip[:, : self.context], 0
-        while length < self.horizon:
+        frames = clip[:, : self.context]
+        while frames.shape[1] < self.context + self.horizon:
             key, model_key = jax.random.split(key)
-            inputs, updates = self._apply(variables, inputs, model_key)
-            inputs = inputs.astype(clip.dtype)
+            prediction, updates = self._apply(variables, frames[:, -self.context :], model_key)
             variables = {**variables, **updates}
-            predictions.append(inputs)
-            length += inputs.shape[1]
-        prediction = jnp.concatenate(predictions, 1)[:, : self.horizon]
+            frames = jnp.concatenate([frames, prediction.astype(clip.dtype)], 1)
+        prediction = frames[:, self.context : self.context + self.horizon]
         target = clip[:, self.context : self.context + self.horizon]
         return prediction, target, updates
 
@@ -188,12 +186,11 @@ class FramePrediction:
 
     def _repeat(self, variables, context):
         """Feeds a clip-to-clip model its own output until the horizon is reached."""
-        predictions, length = [context], 0
-        while length < self.test_horizon:
-            prediction = self.model.apply(variables, predictions[-1])
-            predictions.append(prediction.astype(context.dtype))
-            length += predictions[-1].shape[1]
-        return jnp.concatenate(predictions[1:], 1)[:, : self.test_horizon]
+        frames = context
+        while frames.shape[1] < self.context + self.test_horizon:
+            prediction = self.model.apply(variables, frames[:, -self.context :])
+            frames = jnp.concatenate([frames, prediction.astype(context.dtype)], 1)
+        return frames[:, self.context : self.context + self.test_horizon]
 
     def _clip(self, batch: Batch, length: int) -> Video:
         """The first frames in the model's range."""

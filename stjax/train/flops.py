@@ -26,6 +26,9 @@ def _count(jaxpr: Any) -> int:
             total += _matmul(equation)
         elif name == "conv_general_dilated":
             total += _convolution(equation)
+        elif name == "cond":
+            # One branch runs: alternatives of the data, or of the platform.
+            total += max(_count(branch.jaxpr) for branch in params["branches"])
         else:
             total += _times(name, params) * sum(_count(inner) for inner in _inner(params))
     return total

@@ -1,57 +1,84 @@
-"""SimVP and the gSTA translator."""
+"""SimVP with all its translators, TAU's loss, the first code's SimVP, and parts of gSTA."""
 
 import einops
 import jax.numpy as jnp
-import pytest
 
 from stjax.convert import simvpv2 as convert
-from stjax.models.prediction.simvp import GatedSpatiotemporalAttention, GSTABlock
+from stjax.layers.gated_convolution import GatedSpatiotemporalAttention
+from stjax.models.prediction.translators import GSTABlock
+from stjax.tasks import losses
 from tests.parity import Case
 
 last = lambda frames: jnp.moveaxis(frames, 1, -1)
 first = lambda frames: jnp.moveaxis(frames, -1, 1)
+frames_last = lambda video: jnp.moveaxis(video, 2, -1)
+frames_first = lambda video: jnp.moveaxis(video, -1, 2)
 
 
 def model(golden):
     config = golden.config
-    try:
-        module = convert.module(config)
-    except NotImplementedError as error:
-        pytest.skip(f"{golden.name}: {error} does not stand here yet")
+    module = convert.module(config)
 
     def forward(variables, inputs):
         predict = lambda video, **options: module.apply(variables, video, **options)
-        official = lambda video: einops.rearrange(video, "b t h w c -> b t c h w")
-        video = einops.rearrange(inputs["x"], "b t c h w -> b t h w c")
+        video, target = map(frames_last, (inputs["x"], inputs["target"]))
         y, inner = predict(video, mutable="intermediates")
-        loss = jnp.mean(jnp.square(official(y) - inputs["target"]))
         inner = inner["intermediates"]
-        translator = inner["translator"]
         outputs = {
-            "y": official(y),
-            "loss": loss,
+            "y": frames_first(y),
+            "loss": losses.mse(y, target),
             "embed": first(inner["embedded"][0]),
             "skip": first(inner["skip"][0]),
             "translated": first(inner["translated"][0]),
-            "block_0": first(translator["first"]["out"][0]),
+            **blocks(inner["translator"]),
         }
-        if "middle" in translator:
-            for i, block in enumerate(translator["middle"]["out"][0], start=1):
-                outputs[f"block_{i}"] = first(block)
+        if "alpha" in config:
+            outputs["mse"] = outputs["loss"]
+            outputs["diff_div_reg"] = losses.differential_divergence(y, target)
+            outputs["loss"] = losses.mse_and_divergence(y, target, config["alpha"])
         clips = [y]
         for horizon in config.get("aft_seq_length", ()):
             while len(clips) * y.shape[1] < horizon:
                 clips.append(predict(clips[-1]))
-            outputs[f"predict_{horizon}"] = official(jnp.concatenate(clips, 1)[:, :horizon])
-        return loss, outputs
+            outputs[f"predict_{horizon}"] = frames_first(jnp.concatenate(clips, 1)[:, :horizon])
+        return outputs["loss"], outputs
 
     return Case(forward, convert.rules(config), convert.LEFT_OUT)
+
+
+def blocks(inner):
+    """What the translator's blocks give, but the last one; IncepU's are its encoder's layers."""
+    outputs = [inner["first"]["out"][0], *inner.get("middle", inner.get("encoder"))["out"][0]]
+    return {f"block_{i}": first(out) for i, out in enumerate(outputs)}
+
+
+def first_model(golden):
+    """The model of the first publication."""
+    module = convert.first_module(golden.config)
+
+    def forward(variables, inputs):
+        video, target = map(frames_last, (inputs["x"], inputs["target"]))
+        y, inner = module.apply(variables, video, mutable="intermediates")
+        inner = inner["intermediates"]
+        translated = einops.rearrange(
+            inner["translated"][0], "b h w (t c) -> b t c h w", t=video.shape[1]
+        )
+        outputs = {
+            "y": frames_first(y),
+            "loss": losses.mse(y, target),
+            "embed": first(inner["embedded"][0]),
+            "enc_0": first(inner["translator"]["first"]["out"][0]),
+            "translated": translated,
+        }
+        return outputs["loss"], outputs
+
+    return Case(forward, convert.first_rules(golden.config))
 
 
 def attention(golden):
     args = golden.config["args"]
     module = GatedSpatiotemporalAttention(
-        args["kernel_size"], shortcut=args.get("attn_shortcut", True)
+        kernel_size=args["kernel_size"], shortcut=args.get("attn_shortcut", True)
     )
 
     def forward(variables, inputs):
@@ -60,13 +87,15 @@ def attention(golden):
         gate = first(inner["intermediates"]["gated"][0])
         return jnp.sum(y * inputs["cotangent"]), {"y": y, "gate": gate}
 
-    return Case(forward, tuple(convert.gsta_attention("", "")))
+    return Case(forward, convert.block(convert.ATTENTION))
 
 
 def block(golden):
     args = golden.config["args"]
     module = GSTABlock(
-        args.get("kernel_size", 21), args.get("mlp_ratio", 4.0), args.get("drop", 0.0)
+        kernel_size=args.get("kernel_size", 21),
+        mlp_ratio=args.get("mlp_ratio", 4.0),
+        drop=args.get("drop", 0.0),
     )
 
     def forward(variables, inputs):
@@ -76,11 +105,12 @@ def block(golden):
         return jnp.sum(y * inputs["cotangent"]), outputs
 
     counters = ("norm1.num_batches_tracked", "norm2.num_batches_tracked")
-    return Case(forward, tuple(convert.gsta_block("", "")), counters)
+    return Case(forward, convert.block(convert.BLOCKS["gsta"]), counters)
 
 
 DRIVERS = {
     "OpenSTL::SimVP_Model": model,
+    "SimVP::SimVP": first_model,
     "OpenSTL::SpatialAttention": attention,
     "OpenSTL::GASubBlock": block,
 }

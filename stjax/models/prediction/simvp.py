@@ -1,12 +1,15 @@
-"""SimVP (Gao et al. 2022, arXiv 2206.05099) with gSTA (SimVPv2, Tan et al. 2022, arXiv 2211.12509).
+"""SimVP (Gao et al. 2022, arXiv 2206.05099), and as OpenSTL has it (arXiv 2306.11249).
 
-A convolutional encoder and decoder of single frames, and between them a translator: a stack of
-blocks that see all frames at once, folded into channels. All frames are predicted at once.
+A convolutional encoder and decoder of single frames, and between them a translator, which sees all
+frames at once, folded into channels: IncepU, or a stack of any of the blocks of `translators`, of
+which gSTA makes SimVPv2 (Tan et al. 2022, arXiv 2211.12509) and TAU the model of that name
+(arXiv 2206.12126). All frames are predicted at once.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import einops
 import flax.linen as nn
@@ -14,152 +17,61 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from stjax.layers.depthwise import DepthwiseConv
+from stjax.layers.convolution import torch_conv
 from stjax.layers.initializers import torch_default, torch_default_bias
-from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
-from stjax.layers.stochastic_depth import DropPath
-from stjax.ops.activations import gelu
+from stjax.models.prediction.translators import BLOCKS, GSTABlock, IncepU, check_depth
 from stjax.ops.patches import unpatchify
 from stjax.ops.sequence_parallel import over_frames
 from stjax.ops.sharding import at_edge
 
-fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+Version = Literal[1, 2]
 
 
 class ConvSC(nn.Module):
-    """A convolution that may halve or double the resolution, GroupNorm of two groups, SiLU.
+    """A convolution that may halve or double the resolution, GroupNorm of two groups, activation.
 
     Attributes:
         features: channels that come out.
         kernel_size: side of the kernel.
-        down, up: stride 2; or four times the channels, shuffled into pixels.
+        down, up: stride 2; or twice the resolution.
+        version: 2 has SiLU, and doubles by four times the channels, shuffled into pixels; 1 has
+            LeakyReLU, PyTorch's initialisation, and doubles by a transposed convolution.
     """
 
     features: int
     kernel_size: int = 3
     down: bool = False
     up: bool = False
+    version: Version = 2
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-        stride = 2 if self.down else 1
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Conv(
-            self.features * (4 if self.up else 1),
-            (self.kernel_size, self.kernel_size),
-            stride,
+        options = {"kernel_init": nn.initializers.normal(0.02), "name": "conv", **dtypes}
+        if self.version == 1:
+            bias = torch_default_bias(self.kernel_size**2 * x.shape[-1])
+            options |= {"kernel_init": torch_default, "bias_init": bias}
+        window = (self.kernel_size, self.kernel_size)
+        if self.up and self.version == 1:
+            before = self.kernel_size // 2
+            # One more zero at the end, so that n pixels become 2 n.
+            padding = [(before, before + 1)] * 2
+            x = nn.ConvTranspose(
+                self.features, window, (2, 2), padding, transpose_kernel=True, **options
+            )(x)
+        else:
+            stride = 2 if self.down else 1
             # On both sides alike, where "SAME" would pad one side more at stride 2.
-            padding=(self.kernel_size - stride + 1) // 2,
-            kernel_init=nn.initializers.normal(0.02),
-            name="conv",
-            **dtypes,
-        )(x)
-        if self.up:
-            x = unpatchify(x, 2, order="channel row column")
-        return nn.silu(nn.GroupNorm(2, epsilon=1e-5, name="norm", **dtypes)(x))
-
-
-class GatedSpatiotemporalAttention(nn.Module):
-    """gSTA's attention: a large kernel, taken apart in two depthwise ones, makes value and gate.
-
-    Attributes:
-        kernel_size: side of the large kernel: one of 2 * dilation - 1, then a dilated one.
-        dilation: of the second.
-        shortcut: whether the input is added.
-    """
-
-    kernel_size: int = 21
-    dilation: int = 3
-    shortcut: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        into_hidden, out_of_hidden = _hidden(dtypes)
-        far = self.kernel_size // self.dilation
-        far -= 1 - far % 2
-        hidden = gelu(into_hidden(channels, name="in")(x))
-        hidden = DepthwiseConv(2 * self.dilation - 1, name="near", **dtypes)(hidden)
-        hidden = DepthwiseConv(far, self.dilation, name="far", **dtypes)(hidden)
-        value, gate = jnp.split(out_of_hidden(2 * channels, name="gate")(hidden), 2, axis=-1)
-        gated = nn.sigmoid(gate) * value
-        self.sow("intermediates", "gated", gated)
-        out = nn.Dense(channels, kernel_init=fan_out_normal, name="out", **dtypes)(gated)
-        return out + x if self.shortcut else out
-
-
-class MixMlp(nn.Module):
-    """A feed-forward map of each pixel with a 3 x 3 depthwise convolution of its hidden units."""
-
-    hidden: int
-    drop: float = 0.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Array:
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        into_hidden, out_of_hidden = _hidden(dtypes)
-        dropout = nn.Dropout(self.drop, deterministic=not train)
-        hidden = DepthwiseConv(3, name="mix", **dtypes)(into_hidden(self.hidden, name="in")(x))
-        return dropout(out_of_hidden(x.shape[-1], name="out")(dropout(gelu(hidden))))
-
-
-class GSTABlock(nn.Module):
-    """Batch norm and attention, then batch norm and MixMlp, both residual with a layer scale.
-
-    Attributes:
-        kernel_size: side of the attention's kernel.
-        mlp_ratio: hidden units of the MixMlp over the input's channels.
-        drop: dropout of the MixMlp.
-        layer_scale: where the layer scales start.
-        axis_name: mapped axis over which batch statistics are averaged too.
-    """
-
-    kernel_size: int = 21
-    mlp_ratio: float = 8.0
-    drop: float = 0.0
-    layer_scale: float = 1e-2
-    axis_name: str | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], rate: Float[Array, ""] | None = None, *, train: bool
-    ) -> Float[Array, "b h w c"]:
-        """`rate` is the block's rate of stochastic depth."""
-        channels = x.shape[-1]
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attention = GatedSpatiotemporalAttention(self.kernel_size, name="attention", **dtypes)
-        mlp = MixMlp(int(channels * self.mlp_ratio), self.drop, name="mlp", **dtypes)
-        attended = attention(self._norm("attention_norm", train)(x))
-        self.sow("intermediates", "attended", attended)
-        x = x + DropPath()(self._scale("attention_scale", attended), rate, train=train)
-        mixed = mlp(self._norm("mlp_norm", train)(x), train=train)
-        self.sow("intermediates", "mixed", mixed)
-        return x + DropPath()(self._scale("mlp_scale", mixed), rate, train=train)
-
-    def _norm(self, name, train):
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
-
-    def _scale(self, name, x):
-        init = nn.initializers.constant(self.layer_scale)
-        return x * self.param(name, init, x.shape[-1:], self.param_dtype).astype(x.dtype)
+            padding = (self.kernel_size - stride + 1) // 2
+            features = self.features * (4 if self.up else 1)
+            x = nn.Conv(features, window, stride, padding, **options)(x)
+            if self.up:
+                x = unpatchify(x, 2, order="channel row column")
+        x = nn.GroupNorm(2, epsilon=1e-5, name="norm", **dtypes)(x)
+        return nn.leaky_relu(x, 0.2) if self.version == 1 else nn.silu(x)
 
 
 class MetaBlock(nn.Module):
@@ -171,11 +83,12 @@ class MetaBlock(nn.Module):
     param_dtype: Any
 
     @nn.compact
-    def __call__(self, x, rate, train):
-        block = self.block(dtype=self.dtype, param_dtype=self.param_dtype, name="block")
-        x = block(at_edge(x), rate, train=train)
+    def __call__(self, x, place, train):
+        rate, layer = place
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = self.block(name="block", **dtypes)(at_edge(x), rate, layer, train=train)
         if x.shape[-1] != self.features:
-            x = pointwise(x, self.features, "reduction", self.dtype, self.param_dtype)
+            x = torch_conv(x, self.features, "reduction", **dtypes)
         self.sow("intermediates", "out", x)
         return x, None
 
@@ -184,11 +97,13 @@ class Translator(nn.Module):
     """A plain stack of blocks: the first and the last as wide as all frames' channels together.
 
     Attributes:
-        block: factory of a block, `block(dtype=, param_dtype=, name=)(x, rate, train=)`.
+        block: factory of a block, `block(dtype=, param_dtype=, name=)(x, rate, layer, train=)`.
         hid_T: channels between the first block and the last.
         N_T: number of blocks, two at least.
         drop_path: rate of stochastic depth at the last block. It runs there linearly from 0.01 at
             the first, also where it is 0, as published; None drops nothing.
+        ends: factory of the first block, and of the last one if channels change after it; None:
+            `block`.
         remat: compute the blocks' inner values again in the backward pass, and do not keep them.
     """
 
@@ -196,27 +111,64 @@ class Translator(nn.Module):
     hid_T: int = 512
     N_T: int = 8
     drop_path: float | None = 0.0
+    ends: Callable[..., nn.Module] | None = None
     remat: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Array:
-        if self.N_T < 2:
-            raise ValueError(f"a translator has two blocks at least, not N_T={self.N_T}")
-        rates = [None] * self.N_T
-        middle = None
+        check_depth(self.N_T)
+        rate, rates = None, None
         if self.drop_path is not None:
-            rates = np.linspace(0.01, self.drop_path, self.N_T)
-            middle = rates[1:-1]
-        fields = {"block": self.block, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        channels = x.shape[-1]
-        x, _ = MetaBlock(features=self.hid_T, name="first", **fields)(x, rates[0], train)
+            rate, *rates = np.linspace(0.01, self.drop_path, self.N_T)[:-1]
+            rates = np.array(rates)
+        ends, channels = self.ends or self.block, x.shape[-1]
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x, _ = MetaBlock(ends, self.hid_T, name="first", **dtypes)(x, (rate, 0), train)
         if self.N_T > 2:
             blocks = repeat(MetaBlock, self.N_T - 2, self.remat)
-            x, _ = blocks(features=self.hid_T, name="middle", **fields)(x, middle, train)
-        x, _ = MetaBlock(features=channels, name="last", **fields)(x, rates[-1], train)
+            places = rates, np.arange(1, self.N_T - 1)
+            x, _ = blocks(self.block, self.hid_T, name="middle", **dtypes)(x, places, train)
+        last = self.block if channels == self.hid_T else ends
+        place = self.drop_path, self.N_T - 1
+        x, _ = MetaBlock(last, channels, name="last", **dtypes)(x, place, train)
         return x
+
+
+def translator(
+    name: str,
+    hid_T: int = 512,
+    N_T: int = 8,
+    drop_path: float | None = 0.0,
+    mlp_ratio: float = 8.0,
+    remat: bool = False,
+    **options: Any,
+) -> Callable[..., nn.Module]:
+    """Factory of a translator for `SimVP`, from what a config holds.
+
+    Args:
+        name: "incepu" or a key of `translators.BLOCKS`.
+        hid_T, N_T, drop_path, remat: see `Translator`; IncepU drops no paths.
+        mlp_ratio: see `translators.Block`; IncepU and ConvMixer have no MLP.
+        options: other fields of the block, or of `IncepU`.
+
+    Raises:
+        ValueError: a name that is none of them, or an option that this one has not.
+    """
+    modules = {"incepu": IncepU, **BLOCKS}
+    if name not in modules:
+        raise ValueError(f"translator: {name!r} is none of {', '.join(sorted(modules))}")
+    module = modules[name]
+    known = {field.name for field in dataclasses.fields(module)}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"translator: {name!r} has no {', '.join(unknown)}")
+    stack = {"hid_T": hid_T, "N_T": N_T, "remat": remat}
+    if name == "incepu":
+        return functools.partial(IncepU, **stack, **options)
+    block = functools.partial(module, mlp_ratio=mlp_ratio, **options)
+    ends = functools.partial(block, local=True) if name == "uniformer" else None
+    return functools.partial(Translator, block, drop_path=drop_path, ends=ends, **stack)
 
 
 class SimVP(nn.Module):
@@ -228,6 +180,8 @@ class SimVP(nn.Module):
         translator: factory of what stands between, `translator(dtype=, param_dtype=, name=)`, a
             module from (b, h, w, t * hid_S) to the same shape.
         spatio_kernel_enc, spatio_kernel_dec: sides of the kernels of encoder and decoder.
+        version: 2 is OpenSTL's, where the decoder's last layer sees its input and the encoder's
+            first layer's output added; 1 the first publication's, where it sees both. See `ConvSC`.
     """
 
     hid_S: int = 64
@@ -235,6 +189,7 @@ class SimVP(nn.Module):
     translator: Callable[..., nn.Module] = Translator
     spatio_kernel_enc: int = 3
     spatio_kernel_dec: int = 3
+    version: Version = 2
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -262,13 +217,9 @@ class SimVP(nn.Module):
 
     def _encode(self, frames):
         """Latent maps, and the first layer's, which the last of the decoder sees again."""
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         latent = frames
         for i, down in enumerate(self._resampled):
-            layer = ConvSC(
-                self.hid_S, self.spatio_kernel_enc, down=down, name=f"encoder_{i}", **dtypes
-            )
-            latent = layer(latent)
+            latent = self._layer(self.spatio_kernel_enc, down=down, name=f"encoder_{i}")(latent)
             if i == 0:
                 skip = latent
         self.sow("intermediates", "skip", skip)
@@ -276,11 +227,20 @@ class SimVP(nn.Module):
         return latent, skip
 
     def _decode(self, channels, latent, skip):
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, up in enumerate(reversed(self._resampled)):
-            layer = ConvSC(self.hid_S, self.spatio_kernel_dec, up=up, name=f"decoder_{i}", **dtypes)
-            latent = layer(latent + skip if i == len(self._resampled) - 1 else latent)
-        return pointwise(latent, channels, "readout", **dtypes)
+            if i == len(self._resampled) - 1:
+                both = latent, skip
+                latent = jnp.concatenate(both, -1) if self.version == 1 else sum(both)
+            latent = self._layer(self.spatio_kernel_dec, up=up, name=f"decoder_{i}")(latent)
+        return torch_conv(
+            latent, channels, "readout", dtype=self.dtype, param_dtype=self.param_dtype
+        )
+
+    def _layer(self, kernel_size, **options):
+        return ConvSC(
+            self.hid_S, kernel_size, version=self.version, dtype=self.dtype,
+            param_dtype=self.param_dtype, **options,
+        )
 
     @property
     def _resampled(self):
@@ -289,33 +249,12 @@ class SimVP(nn.Module):
 
     def _check(self, height, width):
         if self.N_S < 2:
-            raise ValueError(f"encoder and decoder have two layers at least, not N_S={self.N_S}")
+            raise ValueError(f"N_S: {self.N_S}; encoder and decoder have two layers at least")
+        if self.version not in (1, 2):
+            raise ValueError(f"version: {self.version} is neither 1 nor 2")
         factor = 2 ** (self.N_S // 2)
         if height % factor or width % factor:
             raise ValueError(
                 f"frames of {height} x {width} pixels do not divide by {factor} = 2^(N_S / 2)"
             )
 
-
-def pointwise(x: Array, features: int, name: str, dtype: Any, param_dtype: Any) -> Array:
-    """A linear map of each pixel, with PyTorch's default initialisation."""
-    return nn.Dense(
-        features,
-        kernel_init=torch_default,
-        bias_init=torch_default_bias(x.shape[-1]),
-        dtype=dtype,
-        param_dtype=param_dtype,
-        name=name,
-    )(x)
-
-
-def _hidden(dtypes: dict[str, Any]) -> tuple[Callable[..., nn.Dense], Callable[..., nn.Dense]]:
-    """Factories of linear maps into hidden channels and out of them."""
-    dense = functools.partial(nn.Dense, **dtypes)
-    into_hidden = functools.partial(
-        dense,
-        kernel_init=named(fan_out_normal, "embed", "mlp"),
-        bias_init=named(nn.initializers.zeros, "mlp"),
-    )
-    out_of_hidden = functools.partial(dense, kernel_init=named(fan_out_normal, "mlp", "embed"))
-    return into_hidden, out_of_hidden

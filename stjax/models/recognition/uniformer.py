@@ -36,12 +36,15 @@ Rate = Float[Array, ""] | None
 class _Block(nn.Module):
     """What all blocks share: x + DPE(x), then two residual branches, each after a norm.
 
+    The local and the global one take frames (b, h, w, c) as well.
+
     Attributes:
         head_dim: of the attentions.
         mlp_ratio: hidden units of the feed-forward map over the width.
         tube: side of the local aggregator's window, in time and space.
         dpe: whether there is a dynamic position embedding.
         layer_scale: initial factor of the residual branches, learned by channel; 0 for none.
+        epsilon: of the LayerNorms.
     """
 
     head_dim: int = 64
@@ -49,6 +52,7 @@ class _Block(nn.Module):
     tube: int = 5
     dpe: bool = True
     layer_scale: float = 0.0
+    epsilon: float = 1e-6
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -62,7 +66,7 @@ class _Block(nn.Module):
         return x + _depthwise(3, "embed", name="dpe", **self._dtypes)(x) if self.dpe else x
 
     def _norm(self, name):
-        return nn.LayerNorm(1e-6, name=name, **self._dtypes)
+        return nn.LayerNorm(self.epsilon, name=name, **self._dtypes)
 
     def _scaled(self, name, x):
         """A residual branch times its learned factor."""
@@ -108,13 +112,13 @@ class GlobalBlock(_Block):
 
     @nn.compact
     def __call__(self, x: Clip, rate: Rate, train: bool) -> tuple[Clip, None]:
-        x, (_, *grid, channels) = self._position(x), x.shape
-        tokens = einops.rearrange(x, "b t h w c -> b (t h w) c")
+        x, (batch, *grid, channels) = self._position(x), x.shape
+        tokens = x.reshape(batch, -1, channels)
         y = self._attention(channels, name="attention")(self._norm("aggregator_norm")(tokens))
         tokens = tokens + DropPath()(self._scaled("aggregator_scale", y), rate, train=train)
         y = self._feed_forward(channels)(self._norm("feed_forward_norm")(tokens))
         tokens = tokens + DropPath()(self._scaled("feed_forward_scale", y), rate, train=train)
-        x = tokens.reshape(-1, *grid, channels)
+        x = tokens.reshape(batch, *grid, channels)
         self.sow("intermediates", "tokens", x)
         return x, None
 

@@ -332,11 +332,14 @@ class Windows(_Grid):
         shape: lengths of the map's axes.
         window: lengths of a window's; they divide those of the map.
         shift: how far the windows are moved, less than a window; () is not at all.
+        cyclic: whether windows that a shift moves over an edge go on at the opposite one, where
+            else the edge cuts them: rolled, and not masked.
     """
 
     shape: tuple[int, ...]
     window: tuple[int, ...]
     shift: tuple[int, ...] = ()
+    cyclic: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "shift", self.shift or (0,) * len(self.shape))
@@ -350,7 +353,10 @@ class Windows(_Grid):
 
     def _on_axis(self, axis, query, key):
         window, shift = self.window[axis], self.shift[axis]
-        return (query - shift) // window == (key - shift) // window
+        query, key = query - shift, key - shift
+        if self.cyclic:
+            query, key = query % self.shape[axis], key % self.shape[axis]
+        return query // window == key // window
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,8 @@ def windowed(q, k, v, mask, bias, key_mask, scale):
 
     place = cut(jnp.arange(n)[None])[0]
     pairs = place[:, :, None], place[:, None]
-    seen = mask.visible(*pairs)[:, None, None] if any(mask.shift) else None
+    cut_by_edges = any(mask.shift) and not mask.cyclic
+    seen = mask.visible(*pairs)[:, None, None] if cut_by_edges else None
     if key_mask is not None:
         free = cut(key_mask).swapaxes(0, 1)[:, :, None, None]
         seen = free if seen is None else seen & free
