@@ -28,32 +28,37 @@ def crevnet(golden):
             codes, state = predictor.apply(of("predictor"), codes, state)
             return tuple(jnp.split(codes[:, 0], 2, -1)), state
 
-        def forecast():
-            """From the last window; what a window holds after it is predicted as a whole."""
-            context, horizon = config["pre_seq_length"] + WINDOW - 1, config["aft_seq_length"]
-            state, window = None, video[:, context - WINDOW : context]
-            for k in range(1, horizon + 1):
-                halves, state = predict(encode(window), state)
-                window = decode(halves)
-                known = max(WINDOW - 1 - k, -1) + 1
-                true = video[:, context + k - WINDOW :][:, :known]
-                window = jnp.concatenate([true, window[:, known:]], 1)
-                yield window[:, -1, ..., :1]
+        def step(carry, known):
+            """What is known of a window's first frames takes the place of what was predicted."""
+            window, state = carry
+            halves, state = predict(encode(window), state)
+            clip, given = known
+            window = jnp.where(given[:, None, None, None], clip, decode(halves))
+            return (window, state), window[:, -1, ..., :1]
 
-        halves = encode(video[:, :WINDOW])
-        predicted, ((states, memory), _) = predict(halves)
-        (frames, _), left = model.apply(variables, video[:, :-1], mutable="losses")
+        (frames, _), left = model.apply(variables, video[:, :-1], mutable=["intermediates", "losses"])
         steps = frames.shape[1] - WINDOW + 1
         error = jnp.square(frames - video[:, 1:])[:, -steps:].mean((0, 2, 3, 4)).sum()
         known = left["losses"]["known_frames"][0] * frames.shape[1]
+        inner = left["intermediates"]
+        codes, predicted = (inner[name][0][:, 0] for name in ("codes", "predicted_codes"))
+        halves, width = jnp.split(codes, 2, -1), codes.shape[-1] // 2
+        memory, hidden = (array[0] for array in inner["predictor"]["cell"]["first"][0])
+        start = config["pre_seq_length"] - 1
+        given = jnp.arange(WINDOW) + 1 < WINDOW - jnp.arange(config["aft_seq_length"])[:, None]
+        clips = jnp.stack([video[:, start + k :][:, 1 : 1 + WINDOW] for k in range(len(given))])
+        first_window = video[:, start : start + WINDOW]
+        state = jax.eval_shape(predict, jnp.split(codes, 2, -1))[1]
+        state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+        _, forecast = jax.lax.scan(step, (first_window, state), (clips, given))
         outputs = {
-            "y": einops.rearrange(jnp.stack(list(forecast()), 1), "b t h w c -> b t c h w"),
+            "y": einops.rearrange(forecast, "t b h w c -> b t c h w"),
             "z1_0": first(halves[0]),
             "z2_0": first(halves[1]),
             "reconstructed_0": first(decode(halves)),
-            "predicted_z1_0": first(predicted[0]),
+            "predicted_z1_0": first(predicted[..., :width]),
             "memo_0": first(memory),
-            "cell0.h_0": first(states[0][0]),
+            "cell0.h_0": first(hidden),
             "loss": (error + known) / WINDOW,
         }
         return outputs["loss"], outputs

@@ -66,7 +66,9 @@ class CrevNet(nn.Module):
         clips = jnp.stack([frames[:, k : k + windows] for k in range(WINDOW)], 2)
         codes = jnp.concatenate(encoder(clips.reshape(-1, *clips.shape[2:]), train=train), -1)
         codes = codes.reshape(batch, windows, *codes.shape[1:])
+        self.sow("intermediates", "codes", codes)
         codes, state = Rollout(cell, name="predictor")(codes, state, train=train)
+        self.sow("intermediates", "predicted_codes", codes)
         codes = codes.reshape(-1, *codes.shape[2:])
         predicted = encoder.inverse(tuple(jnp.split(codes, 2, -1)), train=train)
         predicted = predicted.reshape(clips.shape).astype(video.dtype)
@@ -175,6 +177,7 @@ class ReversiblePredictor(nn.Module):
             gate = nn.sigmoid(Conv(hidden.shape[-1], (1, 1, 1), name=f"gate_{k}", **dtypes)(hidden))
             x, y = y + gate * (hidden - y), x
             after.append((hidden, cell))
+        self.sow("intermediates", "first", (memory, after[0][0]))
         return jnp.concatenate([x, y], -1), (tuple(after), memory)
 
 
