@@ -91,7 +91,9 @@ class ReversibleEncoder(nn.Module):
     param_dtype: Any = jnp.float32
 
     def setup(self):
-        strides = [2 if stage and k == 0 else 1 for stage, n in enumerate(self.blocks) for k in range(n)]
+        strides = [
+            2 if stage and k == 0 else 1 for stage, n in enumerate(self.blocks) for k in range(n)
+        ]
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.stack = [
             ReversibleBlock(stride, first=k == 0, **dtypes) for k, stride in enumerate(strides)
@@ -199,7 +201,8 @@ class SpatiotemporalLSTM(nn.Module):
         hidden, cell = state
 
         def conv(name, features, *seen, window=(3, 3, 3)):
-            layer = Conv(features, window, name=name, dtype=self.dtype, param_dtype=self.param_dtype)
+            types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            layer = Conv(features, window, name=name, **types)
             return layer(jnp.concatenate(seen, -1))
 
         def gated(name, old, *seen):
