@@ -15,7 +15,7 @@ from stjax.train import cli, flops, plan
 from stjax.train.config import configured, override
 
 SLUGS = [row["slug"] for row in systems()]
-MANY_ARMS = 16
+MANY_ARMS = 20
 # What makes the data of a paper at hand, made where they are files.
 OFFLINE = {
     "ct_d2gan": {"data.source": "surveillance"},
