@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from stjax.data.kinetics import IMAGENET
 from stjax.processes import scheduled_sampling
 from stjax.tasks.frame_prediction import FramePrediction
 
@@ -133,6 +134,17 @@ def test_uint8_and_unit_frames_are_the_same_video():
         prediction = task.predict(variables, {"video": data}, jax.random.key(0))
         np.testing.assert_allclose(prediction[:, 0], bytes_[:, 2] / 255 + 0.125, err_msg=name,
                                    rtol=1e-5)
+
+
+def test_a_range_may_be_a_number_a_channel():
+    low, high = IMAGENET
+    task = FramePrediction(Drift(), context=3, horizon=2, value_range=IMAGENET)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 4, 3), np.uint8)
+    drift = {"params": {"drift": jnp.asarray(0.5)}}
+    prediction = task.predict(drift, {"video": frames}, jax.random.key(0))
+    expected = frames[:, 2] / 255 + 0.5 * np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(prediction[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(np.subtract(high, low) * [0.229, 0.224, 0.225], 1)
 
 
 def test_trivial_predictors_and_their_summary():
