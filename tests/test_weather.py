@@ -9,6 +9,7 @@ import pytest
 from stjax.tasks.weather import WeatherPrediction
 from stjax.train import evaluate
 from stjax.viz import fields
+from tests import golden_files
 
 
 class Hold(nn.Module):
@@ -44,25 +45,25 @@ def report(task, batches, predict):
 
 
 def test_metrics_are_openstls():
-    """`metric(pred, true, mean, std, channel_names, spatial_norm=True)` of OpenSTL."""
-    batches = [batch(3), batch(2)]
-    guess = [RNG.normal(size=(len(b["video"]), 3, 6, 8, 4)).astype(np.float32) for b in batches]
-    weather = task()
-    units = lambda x: x * np.array(STD) + np.array(MEAN)
-    predictions = iter(units(g).astype(np.float32) for g in guess)
-    found = report(weather, batches, lambda variables, batch: next(predictions))
-    true = units(np.concatenate([b["video"][:, 2:] for b in batches]))
-    error = units(np.concatenate(guess)) - true
-    roots = []
-    for k, name in enumerate(("r", "t")):
-        part = error[..., 2 * k : 2 * k + 2]
-        roots.append(np.sqrt((part**2).mean()))
-        assert found[f"mse_{name}"] == pytest.approx((part**2).mean(), rel=1e-4)
-        assert found[f"mae_{name}"] == pytest.approx(np.abs(part).mean(), rel=1e-4)
-        assert found[f"rmse_{name}"] == pytest.approx(roots[-1], rel=1e-4)
-    assert found["rmse"] == pytest.approx(np.mean(roots), rel=1e-4)
-    assert found["mse"] == pytest.approx(np.mean(np.square(roots)), rel=1e-4)
-    assert len(found["rmse_by_frame"]) == 3
+    golden = golden_files.Golden.load(golden_files.FOLDER / "openstl-metrics.npz")
+    pred, true, mean, std = (
+        np.moveaxis(golden.inputs[name], 2, -1) for name in ("pred", "true", "mean", "std")
+    )
+    context = np.zeros_like(true[:, :1])
+    data = {"video": np.concatenate([context, true], 1), "weight": np.ones(len(true))}
+    constants = {"mean": tuple(mean.ravel().tolist()), "std": tuple(std.ravel().tolist())}
+    for variables, prefix in (("r", "t"), "weather_"), (("all",), "denorm_"):
+        weather = WeatherPrediction(
+            Hold(), context=1, horizon=pred.shape[1], variables=variables, **constants
+        )
+        # A sample a batch: roots are of the whole set's mean.
+        batches = [{k: v[k_ : k_ + 1] for k, v in data.items()} for k_ in range(len(true))]
+        units = iter(pred[k : k + 1] * std + mean for k in range(len(pred)))
+        found = report(weather, batches, lambda variables, batch, units=units: next(units))
+        names = {name.removeprefix(prefix) for name in golden.outputs if name.startswith(prefix)}
+        for name in names & {f"{m}{v}" for m in ("mse", "mae", "rmse") for v in ("", "_r", "_t")}:
+            expected = float(golden.outputs[prefix + name])
+            assert found[name] == pytest.approx(expected, rel=1e-5), name
 
 
 def test_rmse_of_one_variable_is_the_root_of_the_whole_mean():
