@@ -167,7 +167,7 @@ def splits(
     for clips, (first, last) in zip(both, times):
         if not len(clips):
             held, wanted = len(range(*clips.place)), clips.offsets[-1] + 2
-            raise ValueError(f"{root}: {held} times from {first} to {last}, and {wanted} are needed")
+            raise ValueError(f"{root}: {held} times from {first} to {last}, not {wanted}")
     return both
 
 
