@@ -32,7 +32,7 @@ _LAYERS = (
 )
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
-Weights = Mapping[str, Float[Array, "..."]]
+Weights = Mapping[str, Float[np.ndarray, "..."]]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -93,10 +93,11 @@ def _features(frames: Float[Array, "n h w c"], weights: Weights):
     for name, _, stride, padding, pools in _LAYERS:
         if pools:
             x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
+        # Turned here: XLA would take long to turn a constant.
+        kernel = np.asarray(weights[f"{name}.weight"], x.dtype).transpose(2, 3, 1, 0)
         x = lax.conv_general_dilated(
-            x, jnp.asarray(weights[f"{name}.weight"], x.dtype), (stride, stride),
-            [(padding, padding)] * 2, dimension_numbers=("NHWC", "OIHW", "NHWC"),
-            precision=lax.Precision.HIGHEST,
+            x, np.ascontiguousarray(kernel), (stride, stride), [(padding, padding)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=lax.Precision.HIGHEST,
         )  # fmt: skip
         x = jax.nn.relu(x + jnp.asarray(weights[f"{name}.bias"], x.dtype))
         yield x / (jnp.sqrt(jnp.sum(x**2, -1, keepdims=True)) + 1e-10)
