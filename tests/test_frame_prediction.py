@@ -9,6 +9,8 @@ import pytest
 from flax import linen as nn
 from scipy.special import softmax
 
+from stjax.data.kinetics import IMAGENET
+from stjax.metrics import lpips
 from stjax.processes import scheduled_sampling
 from stjax.tasks import losses
 from stjax.tasks.frame_prediction import FramePrediction
@@ -199,6 +201,17 @@ def test_uint8_and_unit_frames_are_the_same_video():
                                    rtol=1e-5)
 
 
+def test_a_range_may_be_a_number_a_channel():
+    low, high = IMAGENET
+    task = FramePrediction(Drift(), context=3, horizon=2, value_range=IMAGENET)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 4, 3), np.uint8)
+    drift = {"params": {"drift": jnp.asarray(0.5)}}
+    prediction = task.predict(drift, {"video": frames}, jax.random.key(0))
+    expected = frames[:, 2] / 255 + 0.5 * np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(prediction[:, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(np.subtract(high, low) * [0.229, 0.224, 0.225], 1)
+
+
 def test_trivial_predictors_and_their_summary():
     task = FramePrediction(Drift(), context=2, horizon=3)
     data = batch()
@@ -220,6 +233,23 @@ def test_pictures_and_metrics_of_small_frames():
     assert pictures["sheet"].ndim == 3
     assert pictures["clip"].ndim == 4
     assert all(picture.dtype == np.uint8 for picture in pictures.values())
+
+
+def test_lpips_is_reported_where_its_weights_are(tmp_path):
+    weights = {name: np.zeros(shape, np.float32) for name, shape in lpips.shapes().items()}
+    np.savez(tmp_path / "lpips.npz", **weights)
+    options = {"context": 2, "horizon": 3, "lpips_weights": str(tmp_path / "lpips.npz")}
+    task, data = FramePrediction(Drift(), **options), batch(size=32)
+    shapes = jax.eval_shape(task.metrics, data["video"][:, 2:5], data)
+    assert shapes["lpips"][0].shape == (3,)
+    with pytest.raises(ValueError, match=r"instead of frames of 1 or 3 channels, 32 pixels"):
+        lpips.lpips(*[batch(size=31)["video"]] * 2, weights)
+    del weights["lin2.model.1.weight"]
+    np.savez(tmp_path / "other.npz", **weights)
+    with pytest.raises(ValueError, match=r"other.npz: nothing of lin2.model.1.weight instead of"):
+        lpips.load(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.npz: no such file of LPIPS's weights"):
+        lpips.load(tmp_path / "nowhere.npz")
 
 
 def test_bad_input_is_named():

@@ -159,8 +159,9 @@ def load(
         )  # fmt: skip
     else:
         stored = _stored(
-            kind, path, context, lengths, size, seed, published, key, data_dir, step, stride
-        )
+            kind, path, lengths, context=context, size=size, seed=seed, published=published,
+            key=key, data_dir=data_dir, step=step, stride=stride,
+        )  # fmt: skip
         train, test = (
             Clips(clips, f"{source} {split}", length, size, count)
             for clips, split, length, count in zip(stored, ("train", "test"), lengths, counts)
@@ -170,7 +171,7 @@ def load(
     return Splits(train, test)
 
 
-def _stored(kind, path, context, lengths, size, seed, published, key, data_dir, step, stride):
+def _stored(kind, path, lengths, *, context, size, seed, published, key, data_dir, step, stride):
     """The two sources of a stored data set, before their frames are checked and resized."""
     match kind:
         case "tfds":

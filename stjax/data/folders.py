@@ -91,7 +91,11 @@ class Folder(OpenedLate):
     def _length(self, path: pathlib.Path) -> int:
         if path.suffix not in ARRAYS:
             return video_files.frame_count(path) or len(self._times(path))
-        shape = self._array(path).shape
+        if path.suffix == ".npy":
+            shape = arrays.open_array(path).shape
+        else:
+            shapes = arrays.members(path)
+            shape = shapes[pick_name(shapes, self.key, str(path), ranks=(3, 4))]
         if len(shape) not in (3, 4) or 0 in shape:
             raise ValueError(f"{path}: shape {shape} instead of (t, h, w, c) or (t, h, w)")
         return shape[0]

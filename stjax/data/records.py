@@ -59,7 +59,7 @@ class Clips:
 
     def __post_init__(self):
         if not len(self):
-            raise ValueError(f"{self.name}: no videos")
+            raise ValueError(f"{self.name}: no clips of {self.length} frames")
 
     def __len__(self) -> int:
         return len(self.source) if self.count is None else min(self.count, len(self.source))

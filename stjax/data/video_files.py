@@ -327,6 +327,8 @@ def frames_at(
                     break
         # In an open group of pictures the key frame may be shown after those that follow it.
         if len(kept) == len(shown):
+            if len({frame.shape for frame in kept.values()}) > 1:
+                raise ValueError(f"{path}: frames {wanted[0]} to {wanted[-1]} differ in size")
             return np.stack([kept[time] for time in shown])
     raise ValueError(f"{path}: frames {wanted[0]} to {wanted[-1]} cannot all be decoded")
 

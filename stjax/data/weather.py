@@ -157,13 +157,18 @@ def splits(
     mean, std = _statistics(grid, places[0])
     own = (None, _statistics(grid, places[1]) if published else None)
     twice = published and step == 6
-    return tuple(
+    both = tuple(
         Weather(
             grid, tuple(variables), places[k], _offsets(context, horizons[k], twice), mean, std,
             own[k], counts[k],
         )
         for k in range(2)
     )  # fmt: skip
+    for clips, (first, last) in zip(both, times):
+        if not len(clips):
+            held, wanted = len(range(*clips.place)), clips.offsets[-1] + 2
+            raise ValueError(f"{root}: {held} times from {first} to {last}, not {wanted}")
+    return both
 
 
 def _offsets(context: int, horizon: int, published: bool) -> tuple[int, ...]:

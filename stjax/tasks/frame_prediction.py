@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.core import DenyList
 from jaxtyping import Array, Float
 
-from stjax.metrics import baselines, video
+from stjax.metrics import baselines, lpips, video
 from stjax.ops import sequence_parallel
 from stjax.ops.pixels import unit_range
 from stjax.processes.autoregressive import generate
@@ -42,6 +42,7 @@ class FramePrediction:
             batches are uint8 or in [0, 1].
         sampling: `(key, step, batch, context, horizon) -> (batch, context + horizon - 1) mask` of
             the inputs that are true frames (scheduled sampling); None always shows true frames.
+        lpips_weights: a file of AlexNet's weights (`stjax.metrics.lpips`); "": no LPIPS.
         drop_loss_rate: share of the time steps left out of the loss (drawn with replacement, as
             ConvSSM does); their frames are not even decoded.
     """
@@ -53,6 +54,7 @@ class FramePrediction:
     loss_name: str = "mse"
     value_range: tuple[Any, Any] = (0.0, 1.0)
     sampling: Callable[..., jax.Array] | None = None
+    lpips_weights: str = ""
     drop_loss_rate: float = 0.0
 
     headline = "mse_sum"
@@ -104,6 +106,9 @@ class FramePrediction:
             for name, metric in video.METRICS.items()
             if size >= _WINDOWS.get(name, 1)
         }
+        if self.lpips_weights:
+            weights = lpips.load(self.lpips_weights)
+            by_frame["lpips"] = lpips.lpips(predictions, truth, weights)
         values = {name: value.mean(1) for name, value in by_frame.items()}
         values["mse_by_frame"] = by_frame["mse"]
         return {name: (value, weight) for name, value in values.items()}

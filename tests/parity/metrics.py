@@ -4,7 +4,7 @@ import functools
 
 import jax.numpy as jnp
 
-from stjax.metrics import video
+from stjax.metrics import lpips, video
 from tests.parity import Case
 
 
@@ -53,4 +53,14 @@ def convssm(golden):
     return Case(forward)
 
 
-DRIVERS = {"OpenSTL::metric": openstl, "ConvSSM::ssim": convssm}
+def perceptual(golden):
+    def forward(variables, inputs):
+        frames = {name: jnp.moveaxis(x, -3, -1) for name, x in inputs.items()}
+        score = lambda *names: lpips.lpips(*(frames[name] for name in names), golden.state)
+        return None, {"lpips": score("pred", "true"), "grey": score("grey_pred", "grey_true")}
+
+    return Case(forward)
+
+
+DRIVERS = {"OpenSTL::metric": openstl, "ConvSSM::ssim": convssm,
+           "PerceptualSimilarity::LPIPS": perceptual}
