@@ -5,7 +5,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from stjax import data
+from stjax.data.weather import Weather
 from stjax.tasks.frame_prediction import FramePrediction
+from stjax.tasks.weather import WeatherPrediction
 from stjax.train.experiment import Experiment
 
 
@@ -23,13 +25,18 @@ def frame_prediction(config: ConfigDict, model: nn.Module, sampling=None) -> Exp
         test_file=config.test.test_file or None,
     )
     config = in_steps(config, len(splits.train))
-    task = FramePrediction(
+    kind, units = FramePrediction, {}
+    if isinstance(splits.train, Weather):
+        kind, train = WeatherPrediction, splits.train
+        units = {"mean": train.mean, "std": train.std, "variables": train.variables}
+    task = kind(
         model=model,
         context=config.data.context,
         horizon=config.data.horizon,
         test_horizon=config.test.horizon or config.data.horizon,
         sampling=sampling,
         **config.task,
+        **units,
     )
     return Experiment.from_config(config, task, splits)
 

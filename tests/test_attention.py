@@ -23,6 +23,7 @@ def grid_masks(n):
     return {
         "windows": ops.Windows((n, 4), (n, 2), (0, 1)),
         "shifted windows": ops.Windows((2 * n, 2), (2, 2), (1, 1)),
+        "cyclic windows": ops.Windows((2 * n, 2), (2, 2), (1, 1), cyclic=True),
         "neighbourhood": ops.Neighbourhood((n, 4), (max(n // 2, 1), 3)),
     }
 

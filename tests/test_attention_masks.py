@@ -27,7 +27,8 @@ def swin(mask, query, key):
         for (n, w, s), place in zip(lengths, places(position, mask.shape)):
             rolled = (int(place) - s) % n
             window.append(rolled // w)
-            region.append((rolled >= n - w) + (rolled >= n - s) if s else 0)
+            cut = s and not mask.cyclic
+            region.append((rolled >= n - w) + (rolled >= n - s) if cut else 0)
         places_of.append((window, region))
     return places_of[0] == places_of[1]
 
@@ -85,6 +86,7 @@ CASES = {
     "dilated": (ops.Dilated(10, 3, 1), longnet, 61),
     "windows": (ops.Windows((4, 6, 5), (2, 3, 5), (1, 2, 0)), swin, 120),
     "windows, 1-D": (ops.Windows((60,), (12,), (5,)), swin, 60),
+    "windows, cyclic": (ops.Windows((4, 6), (2, 3), (1, 2), cyclic=True), swin, 24),
     "windows, still": (ops.Windows((8, 9), (4, 3)), swin, 72),
     "neighbourhood": (ops.Neighbourhood((5, 11), (3, 4)), natten, 55),
     "neighbourhood, dilated": (ops.Neighbourhood((9, 8), (3, 2), (3, 2)), natten, 72),

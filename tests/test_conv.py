@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from stjax.ops.conv import conv, conv_kernel_gradient, depthwise_conv, transposed_conv
+from stjax.ops.conv import (
+    conv,
+    conv_kernel_gradient,
+    depthwise_conv,
+    grouped_conv,
+    local_mean,
+    transposed_conv,
+)
+from stjax.train import flops
 from tests import quick
 
 GRIDS = st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple)
@@ -88,9 +96,63 @@ def test_the_gradient_of_a_kernel_alone():
     np.testing.assert_allclose(gradient, expected, atol=1e-12)
 
 
+@pytest.mark.parametrize(("grid", "groups"), [((5,), 1), ((5, 4), 3), ((3, 4, 2), 2)])
+def test_groups_are_convolved_apart(grid, groups):
+    """Against the dense convolution by a kernel that is zero between groups."""
+    inputs, outputs = 2 * groups, 3 * groups
+    between = np.kron(np.eye(groups), np.ones((2, 3)))
+
+    def block_diagonal(x, kernel):
+        return conv(x, jnp.tile(kernel, (1, groups, 1)[-kernel.ndim :]) * between)
+
+    @quick.jit
+    def compare(x, kernel, cotangent):
+        def by(run):
+            out, pullback = jax.vjp(run, x, kernel)
+            return out, *pullback(cotangent)
+
+        return by(functools.partial(grouped_conv, groups=groups)), by(block_diagonal)
+
+    window = (3, 5, 1)[: len(grid)]
+    with jax.enable_x64(True):
+        ours, wanted = compare(
+            *draw((2, *grid, inputs), (*window, 2, outputs), (2, *grid, outputs))
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("run", "kernel", "each"),
+    [
+        (conv, (3, 3, 3, 4, 6), 27 * 4 * 6),
+        (depthwise_conv, (3, 1, 3, 4), 9 * 4),
+        (functools.partial(grouped_conv, groups=2), (3, 3, 3, 2, 6), 27 * 2 * 6),
+    ],
+)
+def test_a_convolution_of_which_platforms_have_forms_of_their_own_is_counted_once(
+    run, kernel, each
+):
+    x = jnp.zeros((2, 3, 4, 5, 4))
+    assert flops.count(run, x, jnp.zeros(kernel)) == 2 * 2 * 3 * 4 * 5 * each
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_local_means_leave_out_what_is_beyond_the_edge(side):
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3))
+    reach, wanted = side // 2, np.zeros_like(x)
+    for i, j in np.ndindex(4, 6):
+        near = x[:, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
+        wanted[:, i, j] = near.mean((1, 2))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(local_mean(jnp.asarray(x), side), wanted, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("run", "kernel", "name"),
     [
+        (functools.partial(grouped_conv, groups=2), (3, 3, 1, 2), "groups"),
+        (functools.partial(grouped_conv, groups=1), (3, 3, 2, 1), "kernel"),
+        (functools.partial(grouped_conv, groups=1), (3, 1, 1), "kernel"),
         (conv, (3, 3, 2, 1), "kernel"),
         (conv, (3, 1, 1), "kernel"),
         (depthwise_conv, (3, 1), "kernel"),

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy.special import softmax
 
 from stjax.processes import scheduled_sampling
+from stjax.tasks import losses
 from stjax.tasks.frame_prediction import FramePrediction
 
 
@@ -122,6 +124,21 @@ def test_test_horizon_differs_from_the_training_one():
     values, weights = task.metrics(predictions, data)["mse_by_frame"]
     assert values.shape == (3, 5)
     assert weights.shape == (3,)
+
+
+def test_taus_loss_compares_how_changes_are_spread():
+    rng = np.random.default_rng(0)
+    predicted, frames = rng.standard_normal((2, 2, 4, 3, 2, 1))
+    spread = lambda video: softmax(np.diff(video, axis=1).reshape(2, 3, -1) / 0.5, -1)
+    p, q = spread(predicted), spread(frames)
+    divergence = np.mean(p * np.log(p / q))
+    with jax.enable_x64(True):
+        ours = losses.mse_and_divergence(*map(jnp.asarray, (predicted, frames)), 2.0, 0.5)
+        assert ours == pytest.approx(np.mean((predicted - frames) ** 2) + 2 * divergence, rel=1e-9)
+    # Of one change there is nothing to tell; changes that are far apart leave gradients finite.
+    assert losses.differential_divergence(predicted[:, :2], frames[:, :2]) == 0
+    gradient = jax.grad(losses.differential_divergence)(1e4 * predicted, -1e4 * frames)
+    assert np.isfinite(gradient).all()
 
 
 def test_losses_are_those_of_the_papers():

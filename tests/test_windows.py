@@ -64,6 +64,20 @@ def test_a_window_longer_than_the_map_is_the_map():
     assert (jnp.abs(change).max((0, 3, 4, 7)) > 0).all()  # all tokens reach all
 
 
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_whether_a_layer_shifts_may_be_traced(cyclic):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 6, 4)), jnp.float32)
+    layer = WindowAttention(heads=2, window=(2, 3), shift=(1, 1), cyclic=cyclic)
+    variables = quick.variables(layer, x)
+    run = quick.jit(lambda shifted: layer.apply(variables, x, shifted))
+    for shifted in (False, True):
+        wanted = layer.apply(variables, x, shifted)
+        np.testing.assert_allclose(run(jnp.asarray(shifted)), wanted, 1e-5, 1e-6)
+    if cyclic:
+        back = layer.apply(variables, windows.roll(x, (-1, -1)), False)
+        np.testing.assert_allclose(run(jnp.asarray(True)), windows.roll(back, (1, 1)), 1e-5, 1e-6)
+
+
 @pytest.mark.parametrize(
     ("run", "name"),
     [

@@ -96,7 +96,8 @@ def _rules(config) -> Iterator[Rule]:
         # The official order of the four pixels is (column, row).
         order, sizes = "(q p c) -> (p q c)", {"p": 2, "q": 2}
         for leaf, name in (("weight", "scale"), ("bias", "bias")):
-            yield Rule(f"{merge}.norm.{leaf}", f"params/{_CELL}/merge_{k}_norm/{name}", order, sizes)
+            path = f"params/{_CELL}/merge_{k}_norm/{name}"
+            yield Rule(f"{merge}.norm.{leaf}", path, order, sizes)
         to_ours = "o (q p c) -> (p q c) o"
         yield Rule(f"{merge}.reduction.weight", f"params/{_CELL}/merge_{k}/kernel", to_ours, sizes)
         name = f"expand_{half + k}"

@@ -128,6 +128,8 @@ def load(
     if (source != "moving_digits" and kind not in STORED) or (kind in STORED and not path):
         names = ", ".join(STORED)
         raise ValueError(f"unknown source {source!r}; there are moving_digits, and {names}:<path>")
+    if augment and kind not in ZOOMS:
+        raise ValueError(f"data.augment: {kind!r} has none; {', '.join(ZOOMS)} have")
     horizons = (horizon, horizon if test_horizon is None else test_horizon)
     lengths = (context + horizons[0], context + horizons[1])
     counts = (count_train, count_test)
@@ -164,8 +166,6 @@ def load(
             for clips, split, length, count in zip(stored, ("train", "test"), lengths, counts)
         )
     if augment:
-        if kind not in ZOOMS:
-            raise ValueError(f"data.augment: {kind!r} has none; {', '.join(ZOOMS)} have")
         train = Zoomed(train, *ZOOMS[kind], seed)
     return Splits(train, test)
 

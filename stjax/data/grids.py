@@ -98,6 +98,8 @@ def _classic(path: pathlib.Path) -> dict[str, tuple[Any, dict]]:
 
     try:
         file = netcdf_file(path, mmap=True, maskandscale=False)
+        # The map outlives the file, and scipy would warn of that when it closes the file itself.
+        file.fp.close()
         return {name: (v.data, dict(v._attributes)) for name, v in file.variables.items()}
     except (ValueError, TypeError, IndexError, OSError) as error:
         raise ValueError(f"{path}: not a readable netCDF-3 file ({error})") from None

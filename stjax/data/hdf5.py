@@ -30,6 +30,7 @@ def datasets(file: Any) -> list[Any]:
     """All arrays of a file, `data_9` before `data_10`."""
     import h5py
 
-    found = []
-    file.visititems(lambda name, node: found.append(node) if isinstance(node, h5py.Dataset) else 0)
+    nodes = []
+    file.visititems(lambda name, node: nodes.append(node))
+    found = [node for node in nodes if isinstance(node, h5py.Dataset)]
     return sorted(found, key=lambda node: [int(k) for k in re.findall(r"\d+", node.name)])

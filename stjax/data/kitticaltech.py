@@ -71,7 +71,7 @@ class Caltech(OpenedLate):
     """Clips of `<root>/set<NN>/V<NNN>.seq`, every third frame, end to end.
 
     A `.seq` file holds JPEGs, one after the other; a frame is brought to a height of 128
-    (scikit-image) and cut to the middle 160 columns. Where `data_cache.npy` and
+    and cut to the middle 160 columns. Where `data_cache.npy` and
     `indices_cache.npy` lie in the folder, what OpenSTL makes of those files and publishes, they
     are read instead; they are of clips of 11 frames.
 
@@ -151,13 +151,17 @@ class Caltech(OpenedLate):
 
 def prepared(frame):
     """A frame in KITTI's size, 128 x 160: PredNet's `process_im`, in uint8 as OpenSTL keeps it."""
-    from skimage.transform import resize  # slow to import
+    from scipy import ndimage  # slow to import
 
     height, width = SIZE
     columns = round(height / frame.shape[0] * frame.shape[1])
-    frame = resize(frame, (height, columns), preserve_range=True)
+    scale = np.array([height, columns, 3]) / frame.shape
+    # scikit-image's `resize`: blurred by as much as it shrinks, then bilinear.
+    blur = np.maximum(0, (1 / scale - 1) / 2)
+    smooth = ndimage.gaussian_filter(frame.astype(np.float64), blur, mode="mirror")
+    out = ndimage.zoom(smooth, scale, order=1, mode="mirror", grid_mode=True)
     left = (columns - width) // 2
-    return frame[:, left : left + width].astype(np.uint8)
+    return out[:, left : left + width].clip(0, 255).astype(np.uint8)
 
 
 def splits(root: str, lengths: tuple[int, int], published: bool = False) -> tuple[Kitti, Caltech]:

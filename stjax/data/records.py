@@ -65,8 +65,13 @@ class Clips:
         return len(self.source) if self.count is None else min(self.count, len(self.source))
 
     def __getitem__(self, index: int) -> Record:
+        return self.at(index, index)
+
+    def at(self, index: int, place: int) -> Record:
+        """The record, as the source draws it for a place in the sequence of batches if it does."""
         where = f"{self.name}, record {index}"
-        video = as_video(self.source[index]["video"], where)
+        read = getattr(self.source, "at", lambda index, place: self.source[index])
+        video = as_video(read(index, place)["video"], where)
         if len(video) < self.length:
             raise ValueError(f"{where}: {len(video)} frames, and a clip needs {self.length}")
         video = video[: self.length]

@@ -34,6 +34,8 @@ class Conv(Linear):
         features: channels that come out.
         window: sides of the kernel.
         strides, padding: along each axis; None: 1, and zeros that keep the size.
+        groups: of neighbouring channels that are convolved apart, at stride 1 and without padding
+            of one's own.
         bias_init: None: PyTorch's.
     """
 
@@ -41,6 +43,7 @@ class Conv(Linear):
     window: tuple[int, ...] = (3, 3)
     strides: tuple[int, ...] | None = None
     padding: tuple[int, ...] | None = None
+    groups: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = torch_default
     bias_init: nn.initializers.Initializer | None = None
@@ -49,10 +52,13 @@ class Conv(Linear):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n *grid i"]) -> Float[Array, "n *out features"]:
-        shape = *self.window, x.shape[-1], self.features
+        shape = *self.window, x.shape[-1] // self.groups, self.features
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         x, kernel = promote((x, kernel), self.dtype)
-        function = functools.partial(conv, strides=self.strides, padding=self.padding)
+        if self.groups > 1:
+            function = functools.partial(grouped_conv, groups=self.groups)
+        else:
+            function = functools.partial(conv, strides=self.strides, padding=self.padding)
         out = self.linear(function, x, kernel)
         if not self.use_bias:
             return out
@@ -115,29 +121,3 @@ def torch_conv(
     }
     layer = nn.Conv(features, window, **options) if window else nn.Dense(features, **options)
     return layer(x)
-
-
-class GroupedConv(nn.Module):
-    """Convolves groups of neighbouring channels apart, of odd side; zeros keep the frame's size.
-
-    Attributes:
-        features: channels that come out; each group's are neighbours.
-        side: of the kernel.
-        groups: how many.
-    """
-
-    features: int
-    side: int
-    groups: int
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w features"]:
-        inputs = x.shape[-1] // self.groups
-        shape = (self.side, self.side, inputs, self.features)
-        kernel = self.param("kernel", torch_default, shape, self.param_dtype)
-        bias_init = torch_default_bias(self.side * self.side * inputs)
-        bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
-        x, kernel, bias = promote((x, kernel, bias), self.dtype)
-        return grouped_conv(x, kernel, self.groups) + bias

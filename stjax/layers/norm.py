@@ -31,7 +31,7 @@ def torch_batch_norm(train: bool, **options: Any) -> nn.BatchNorm:
 
 
 def frame_layer_norm(**options: Any) -> nn.LayerNorm:
-    """LayerNorm over each whole frame, with a scale and a bias for every entry: x is (..., h, w, c).
+    """LayerNorm over each frame, with a scale and a bias for every entry: x is (..., h, w, c).
 
     (PyTorch's LayerNorm([c, h, w]).)
     """

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from stjax.layers.convolution import Conv
 from stjax.layers.initializers import torch_default
+from stjax.layers.norm import frame_layer_norm
 from stjax.ops.sharding import at_edge
 
 Frame = Float[Array, "b h w d"]
@@ -64,11 +65,7 @@ class Gated(nn.Module):
 
     def norm(self, name: str, x: Map) -> Map:
         """LayerNorm over the whole map, with a scale and a bias for each of its entries."""
-        axes = (-3, -2, -1)
-        layer = nn.LayerNorm(
-            1e-5, reduction_axes=axes, feature_axes=axes, use_fast_variance=False,
-            dtype=self.dtype, param_dtype=self.param_dtype, name=name,
-        )
+        layer = frame_layer_norm(dtype=self.dtype, param_dtype=self.param_dtype, name=name)
         return layer(x)
 
 

@@ -65,10 +65,11 @@ def transposed_conv(
 ) -> Float[Array, "n stride*h stride*w o"]:
     """Every pixel adds the kernel, times itself, around its place on a grid `stride` times as fine.
 
-    out[stride m + r] = sum_d x[m + d] kernel[r + p - stride d] along each axis, p half of side - 1:
-    PyTorch's ConvTranspose2d of padding p, with the output padding that gives this size. Computed
-    as a convolution of the coarse grid, whose outputs are the stride^2 fine pixels of each of its
-    pixels: on a CPU its kernel's gradient is many times faster than that of a dilated input.
+    out[stride m + r] = sum_d x[m + d] kernel[r + p - stride d] along each axis, where p is
+    (side - 1) // 2: PyTorch's ConvTranspose2d of padding p, with the output padding that gives this
+    size. Computed as a convolution of the coarse grid, whose outputs are the stride^2 fine pixels
+    of each of its pixels: its kernel's gradient is many times faster than that of a dilated input
+    on a CPU.
     """
     side = kernel.shape[0]
     reach = (side - 1) // 2

@@ -38,7 +38,8 @@ class FramePrediction:
         context, horizon: frames given, frames predicted in training.
         test_horizon: frames predicted in evaluation; 0: as in training.
         loss_name: a key of `losses.LOSSES`.
-        value_range: the range that the model works in; batches are uint8 or in [0, 1].
+        value_range: the range that the model works in, of numbers or of a number a channel;
+            batches are uint8 or in [0, 1].
         sampling: `(key, step, batch, context, horizon) -> (batch, context + horizon - 1) mask` of
             the inputs that are true frames (scheduled sampling); None always shows true frames.
         drop_loss_rate: share of the time steps left out of the loss (drawn with replacement, as
@@ -50,7 +51,7 @@ class FramePrediction:
     horizon: int
     test_horizon: int = 0
     loss_name: str = "mse"
-    value_range: tuple[float, float] = (0.0, 1.0)
+    value_range: tuple[Any, Any] = (0.0, 1.0)
     sampling: Callable[..., jax.Array] | None = None
     drop_loss_rate: float = 0.0
 
@@ -87,7 +88,7 @@ class FramePrediction:
         del key
         context = self._clip(batch, self.context)
         rollout = self._generate if self.model.predicts == "next" else self._repeat
-        low, high = self.value_range
+        low, high = np.float32(self.value_range)
         return (rollout(variables, context) - low) / (high - low)
 
     def metrics(self, predictions: Video, batch: Batch) -> Metrics:
@@ -194,7 +195,7 @@ class FramePrediction:
 
     def _clip(self, batch: Batch, length: int) -> Video:
         """The first frames in the model's range."""
-        low, high = self.value_range
+        low, high = np.float32(self.value_range)
         frames = batch["video"]
         if frames.ndim != 5 or frames.shape[1] < length:
             raise ValueError(

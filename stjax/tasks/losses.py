@@ -183,7 +183,9 @@ def laplacian(
     """
     levels = levels or (5 if frames.shape[-2] > 32 else 3)
     weights = gamma ** np.arange(len(predicted))[::-1]
-    errors = [jnp.abs(level) for level in laplacian_pyramid(predicted - frames, levels)]
+    pyramid = laplacian_pyramid(predicted - frames, levels)
+    # Where nothing is wrong, as on a black ground, there is no gradient; that of jnp.abs is 1.
+    errors = (level * lax.stop_gradient(jnp.sign(level)) for level in pyramid)
     return sum(weights @ error.mean(range(1, 6)) for error in errors)
 
 

@@ -38,8 +38,8 @@ def crevnet(golden):
             window = jnp.where(given[:, None, None, None], clip, decode(halves))
             return (window, state), window[:, -1, ..., :1]
 
-        left_behind = ["intermediates", "losses"]
-        (frames, _), left = model.apply(variables, video[:, :-1], mutable=left_behind)
+        sown = ["intermediates", "losses"]
+        (frames, _), left = model.apply(variables, video[:, :-1], mutable=sown)
         steps = frames.shape[1] - WINDOW + 1
         error = jnp.square(frames - video[:, 1:])[:, -steps:].mean((0, 2, 3, 4)).sum()
         known = left["losses"]["known_frames"][0] * frames.shape[1]

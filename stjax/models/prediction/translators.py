@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from stjax.layers.attention import SelfAttention
-from stjax.layers.convolution import GroupedConv, torch_conv
+from stjax.layers.convolution import Conv, torch_conv
 from stjax.layers.depthwise import DepthwiseConv
 from stjax.layers.feed_forward import FeedForward
 from stjax.layers.gated_convolution import (
@@ -328,7 +328,9 @@ class Inception(FanOutModule):
         check_divisible("features", self.features, groups)
         out = 0
         for side in (3, 5, 7, 11):
-            conv = GroupedConv(self.features, side, groups, name=f"conv_{side}", **self._types)
+            conv = Conv(
+                self.features, (side, side), groups=groups, name=f"conv_{side}", **self._types
+            )
             norm = nn.GroupNorm(groups, epsilon=1e-5, name=f"norm_{side}", **self._types)
             out = out + nn.leaky_relu(norm(conv(x)), 0.2)
         self.sow("intermediates", "out", out)
