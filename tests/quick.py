@@ -62,9 +62,11 @@ def products():
     """
     direct = convolutions._direct
 
+    # What is jitted is traced once for each shape.
+    @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
     def product(x, kernel, dilation, strides=None, pads="SAME", groups=1):
         window = kernel.shape[:-2]
-        if groups > 1 or isinstance(pads, str):
+        if groups > 1 or isinstance(pads, str) or len(window) == 3:
             return direct(x, kernel, dilation, strides, pads, groups)
         x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
         under = []
@@ -74,9 +76,12 @@ def products():
             under.append(x[:, *map(slice, starts, ends, strides or (1,) * len(window))])
         return jnp.concatenate(under, -1) @ kernel.reshape(-1, kernel.shape[-1])
 
+    def with_names(x, kernel, dilation=1, strides=None, pads="SAME", groups=1):
+        return product(x, kernel, dilation, strides, pads, groups)
+
     once = lambda length: 1
     with (
-        mock.patch.object(convolutions, "_direct", product),
+        mock.patch.object(convolutions, "_direct", with_names),
         mock.patch.object(conv_recurrence, "trips_at_once", once),
     ):
         yield

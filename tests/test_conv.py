@@ -16,6 +16,7 @@ from stjax.ops.conv import (
     depthwise_conv,
     grouped_conv,
     local_mean,
+    transposed_conv,
 )
 from stjax.train import flops
 from tests import quick
@@ -194,3 +195,27 @@ def test_strides_and_padding_on_every_axis(grid, window, strides, padding):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), a, b)
     with pytest.raises(ValueError, match=r"^strides"):
         conv(jnp.ones((1, *grid, 3)), jnp.ones((*window, 3, 2)), strides=(2,))
+
+
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (2, 2), (4, 2), (5, 3)])
+def test_transposed_convolution_is_that_of_a_dilated_input(side, stride):
+    def dilated(x, kernel):
+        reach = (side - 1) // 2
+        first, extra = side - 1 - reach, stride + 2 * reach - side
+        return lax.conv_general_dilated(
+            x, jnp.flip(kernel, (0, 1)), (1, 1), ((first, first + extra),) * 2,
+            lhs_dilation=(stride, stride), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    @quick.jit
+    def both(x, kernel, cotangent):
+        def with_gradients(function):
+            out, pullback = jax.vjp(function, x, kernel)
+            return out, *pullback(cotangent)
+
+        return with_gradients(lambda *args: transposed_conv(*args, stride)), with_gradients(dilated)
+
+    with jax.enable_x64(True):
+        shapes = (2, 3, 4, 3), (side, side, 3, 2), (2, 3 * stride, 4 * stride, 2)
+        ours, expected = both(*draw(*shapes))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), ours, expected)

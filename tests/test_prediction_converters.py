@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.convert import openstl, predformer, simvpv2
+from stjax.convert import mau, openstl, predformer, prednet, simvpv2
 from stjax.convert.rules import from_official, to_official
 from tests import quick
 
@@ -31,7 +31,18 @@ RECURRENT = {
     "filter_size": 3,
     "layer_norm": 1,
 }
+MAU = {
+    "num_hidden": (3, 3), "patch_size": 1, "filter_size": 3, "stride": 1, "sr_size": 2, "tau": 2,
+    "cell_mode": "residual", "model_mode": "recall",
+}
+PREDNET = {
+    **prednet.PUBLISHED, "stack_sizes": (1, 2, 3), "R_stack_sizes": (1, 2, 3),
+    "A_filt_sizes": (3, 3), "Ahat_filt_sizes": (3,) * 3, "R_filt_sizes": (3,) * 3,
+    "pixel_max": 1.0,
+}
 CASES = {
+    "mau": (mau.module, mau.rules, MAU),
+    "prednet": (prednet.module, prednet.rules, PREDNET),
     **{
         f"predformer {variant}": (
             predformer.module,

@@ -5,11 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.convert import openstl
+from stjax.convert import crevnet, mau, openstl, phydnet, prednet, swinlstm
+from stjax.models.prediction.crevnet import CrevNet, ReversibleEncoder
 from stjax.models.prediction.e3d_lstm import E3DLSTM
+from stjax.models.prediction.mau import MAU
 from stjax.models.prediction.mim import MIM
+from stjax.models.prediction.phydnet import PhyDNet, moment_loss, moments
+from stjax.models.prediction.prednet import PredNet
 from stjax.models.prediction.predrnn import PredRNN
 from stjax.models.prediction.predrnnpp import PredRNNpp
+from stjax.models.prediction.swinlstm import SwinLSTM
 from tests import quick
 
 TINY = {"hidden": (4, 4), "patch": 2, "kernel_size": 3, "param_dtype": jnp.float64}
@@ -18,6 +23,10 @@ MODELS = {
     "predrnnpp": PredRNNpp(layer_norm=True, **TINY),
     "mim": MIM(layer_norm=True, **TINY),
     "e3dlstm": E3DLSTM(recalled=4, layer_norm=True, **TINY),
+    "phydnet": PhyDNet(2, 4, (3,), 3, 2, param_dtype=jnp.float64),
+    "mau": MAU(4, 2, 3, 1, 3, residual=True, recall=True, param_dtype=jnp.float64),
+    "swinlstm": SwinLSTM((3,), (2,), 4, 2, param_dtype=jnp.float64),
+    "prednet": PredNet((3,), param_dtype=jnp.float64),
 }
 
 
@@ -102,3 +111,110 @@ def test_parameters_at_paper_scale(method, width, official):
     variables = jax.eval_shape(model.init, jax.random.key(0), video)
     ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert ours + openstl.unused_parameters(method, config) == official
+
+
+def test_crevnet_forgets_nothing_and_its_encoder_is_inverted():
+    with jax.enable_x64(True):
+        video = jax.random.normal(jax.random.key(0), (2, 5, 4, 8, 1))
+        model = CrevNet(layers=1, blocks=(1, 1), param_dtype=jnp.float64)
+        variables = quick.variables(model, video)
+        encoder = ReversibleEncoder(model.blocks, param_dtype=jnp.float64)
+        of_encoder = {name: tree["encoder"] for name, tree in variables.items()}
+
+        def both(variables, video):
+            whole, last = model.apply(variables, video)
+            first, state = model.apply(variables, video[:, :3])
+            rest, state = model.apply(variables, video[:, 3:], state=state)
+            halves, _ = encoder.apply(of_encoder, video, train=True, mutable="batch_stats")
+            back, _ = encoder.apply(
+                of_encoder, halves, train=True, mutable="batch_stats", method="inverse"
+            )
+            return (whole, last, video), (jnp.concatenate([first, rest], 1), state, back), halves
+
+        expected, found, halves = quick.jit(both)(variables, video)
+        assert_close(found, expected)
+        np.testing.assert_array_equal(expected[0][:, :2], video[:, :2])
+        assert [half.shape for half in halves] == [(2, 5, 1, 2, 8)] * 2
+        with pytest.raises(ValueError, match=r"^video: \(2, 2"):
+            model.apply(variables, video[:, :2])
+
+
+def test_moments_of_derivatives():
+    """Kernels with a moment each, 1: nothing is lost; and the central difference's moments."""
+    side = 3
+    matrix = moments(np.eye(side * side).reshape(side, side, 1, -1)).reshape(side * side, -1)
+    pure = np.linalg.inv(matrix).reshape(side, side, 1, -1)
+    np.testing.assert_allclose(moment_loss(jnp.asarray(pure, jnp.float32)), 0, atol=1e-12)
+    difference = np.zeros((side, side, 1, 1))
+    difference[1, :, 0, 0] = -0.5, 0, 0.5
+    expected = np.zeros((side, side))
+    expected[0, 1] = 1
+    np.testing.assert_allclose(moments(difference)[..., 0, 0], expected, atol=1e-6)
+
+
+def test_prednet_counts_no_errors_before_its_first_prediction():
+    video, model = jnp.full((1, 2, 4, 4, 1), 0.3), PredNet((2,))
+    variables = {"params": quick.variables(model, video)["params"]}
+    _, inner = model.apply(variables, video, mutable="intermediates")
+    for errors in inner["intermediates"]["rollout"]["cell"]["errors"][0]:
+        assert not errors[0].any()
+        assert errors[1].any()
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [(lambda: PhyDNet(patch=3), "patch"), (lambda: SwinLSTM((2, 2), (4,)), "heads")],
+)
+def test_refuses_fields_that_do_not_fit(build, field):
+    with pytest.raises(ValueError, match=f"^{field}"):
+        build()
+
+
+MMNIST = {"in_shape": (10, 1, 64, 64), "patch_size": 4}
+CODED = {
+    "phydnet": (phydnet, MMNIST, 3_091_732),
+    "mau": (
+        mau,
+        {
+            **MMNIST, "patch_size": 1, "num_hidden": [64] * 4, "filter_size": 5, "stride": 1,
+            "sr_size": 4, "tau": 5, "cell_mode": "normal", "model_mode": "normal",
+        },
+        4_483_588,
+    ),
+    "swinlstm-d": (
+        swinlstm,
+        {
+            **MMNIST, "patch_size": 2, "window_size": 4, "embed_dim": 128,
+            "depths_downsample": (2, 6), "depths_upsample": (6, 2), "num_heads": (4, 8),
+        },
+        20_191_969,
+    ),
+    "swinlstm-b": (
+        swinlstm,
+        {
+            "in_shape": (4, 3, 128, 128), "patch_size": 2, "window_size": 4, "embed_dim": 128,
+            "depths": 12, "num_heads": 4,
+        },
+        2_781_747,
+    ),
+    "prednet": (
+        prednet,
+        {
+            **MMNIST, "stack_sizes": (1, 32, 64, 128, 256), "R_stack_sizes": (1, 32, 64, 128, 256),
+            "A_filt_sizes": (3,) * 4, "Ahat_filt_sizes": (3,) * 5, "R_filt_sizes": (3,) * 5,
+            "pixel_max": 1.0, **prednet.PUBLISHED,
+        },
+        12_510_842,
+    ),
+    "crevnet": (crevnet, {**MMNIST, "rnn_size": 32, "predictor_rnn_layers": 8}, 4_997_444),
+}
+
+
+@pytest.mark.parametrize(("convert", "config", "official"), CODED.values(), ids=CODED)
+def test_parameters_of_coded_predictors_at_paper_scale(convert, config, official):
+    _, channels, *size = config["in_shape"]
+    video = jnp.zeros((1, 3, *size, channels))
+    variables = jax.eval_shape(convert.module(config).init, jax.random.key(0), video)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    unused = getattr(convert, "unused_parameters", lambda config: 0)
+    assert ours + unused(config) == official

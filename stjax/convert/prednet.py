@@ -8,7 +8,8 @@ from stjax.convert.torch import conv2d
 from stjax.models.prediction.prednet import PredNet
 
 _CELL = "rollout/cell"
-_FIXED = {
+# What the published network sets, and ours has no field for.
+PUBLISHED = {
     "error_activation": "relu",
     "A_activation": "relu",
     "LSTM_activation": "tanh",
@@ -25,7 +26,7 @@ def module(config: Mapping[str, Any]) -> PredNet:
             sizes, other activations or another weighting of the layers than the published ones.
     """
     sides = {side for name in ("A", "Ahat", "R") for side in config[f"{name}_filt_sizes"]}
-    changed = [name for name, value in _FIXED.items() if config[name] != value]
+    changed = [name for name, value in PUBLISHED.items() if config[name] != value]
     if list(config["stack_sizes"]) != list(config["R_stack_sizes"]) or len(sides) > 1 or changed:
         raise NotImplementedError(f"R_stack_sizes, *_filt_sizes, or {changed}")
     return PredNet(tuple(config["stack_sizes"][1:]), *sides, config["pixel_max"])

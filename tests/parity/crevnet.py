@@ -19,7 +19,9 @@ def crevnet(golden):
 
     def forward(variables, inputs):
         video = einops.rearrange(inputs["x"], "b t c h w -> b t h w c")
-        of = lambda name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
+        # No gradient is asked of what is computed of the parts.
+        fixed = jax.lax.stop_gradient(variables)
+        of = lambda name: {kind: tree[name] for kind, tree in fixed.items() if name in tree}
         encode = lambda clip: encoder.apply(of("encoder"), clip)
         decode = lambda halves: encoder.apply(of("encoder"), halves, method="inverse")
 
@@ -42,6 +44,7 @@ def crevnet(golden):
         error = jnp.square(frames - video[:, 1:])[:, -steps:].mean((0, 2, 3, 4)).sum()
         known = left["losses"]["known_frames"][0] * frames.shape[1]
         inner = left["intermediates"]
+        inner = jax.lax.stop_gradient(inner)
         codes, predicted = (inner[name][0][:, 0] for name in ("codes", "predicted_codes"))
         halves, width = jnp.split(codes, 2, -1), codes.shape[-1] // 2
         memory, hidden = (array[0] for array in inner["predictor"]["cell"]["first"][0])

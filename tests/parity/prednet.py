@@ -22,8 +22,7 @@ def prednet(golden):
         first = lambda maps: jnp.moveaxis(maps, -1, 1)
         # Step k of the official code predicts frame k before it sees it: our step k, counted from
         # that before the clip, has its representations, and step k + 1 its errors.
-        states = lambda level: inner[f"state_{level}"][0]
-        state = lambda level, time: map(first, (array[time] for array in states(level)))
+        state = lambda level, time: [first(x[time]) for x in inner[f"state_{level}"][0]]
         errors = inner["errors"][0]
         outputs = {
             "errors": jnp.stack([e[1:].mean((2, 3, 4)).T for e in errors], -1),

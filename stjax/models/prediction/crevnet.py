@@ -72,8 +72,9 @@ class CrevNet(nn.Module):
         codes = codes.reshape(-1, *codes.shape[2:])
         predicted = encoder.inverse(tuple(jnp.split(codes, 2, -1)), train=train)
         predicted = predicted.reshape(clips.shape).astype(video.dtype)
-        error = jnp.square(predicted[:, :, :-1] - clips[:, :, 1:]).mean((0, 2, 3, 4, 5))
-        self.sow("losses", "known_frames", (WINDOW - 1) * error.sum() / video.shape[1])
+        if not self.is_initializing():
+            error = jnp.square(predicted[:, :, :-1] - clips[:, :, 1:]).mean((0, 2, 3, 4, 5))
+            self.sow("losses", "known_frames", (WINDOW - 1) * error.sum() / video.shape[1])
         unseen = video[:, : video.shape[1] - windows]
         out = jnp.concatenate([unseen, predicted[:, :, -1]], 1)
         return out, (frames[:, 1 - WINDOW :], state)
@@ -91,12 +92,11 @@ class ReversibleEncoder(nn.Module):
     param_dtype: Any = jnp.float32
 
     def setup(self):
-        strides = [
-            2 if stage and k == 0 else 1 for stage, n in enumerate(self.blocks) for k in range(n)
-        ]
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.stack = [
-            ReversibleBlock(stride, first=k == 0, **dtypes) for k, stride in enumerate(strides)
+            ReversibleBlock(2 if stage and k == 0 else 1, stage == k == 0, **dtypes)
+            for stage, blocks in enumerate(self.blocks)
+            for k in range(blocks)
         ]
 
     def __call__(self, clips: Clips, *, train: bool = False) -> Halves:
@@ -194,16 +194,12 @@ class SpatiotemporalLSTM(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Clips, state: Halves, memory: Clips
-    ) -> tuple[Halves, Clips]:
-        features = x.shape[-1]
-        hidden, cell = state
+    def __call__(self, x: Clips, state: Halves, memory: Clips) -> tuple[Halves, Clips]:
+        (hidden, cell), features = state, x.shape[-1]
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def conv(name, features, *seen, window=(3, 3, 3)):
-            types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            layer = Conv(features, window, name=name, **types)
-            return layer(jnp.concatenate(seen, -1))
+            return Conv(features, window, name=name, **dtypes)(jnp.concatenate(seen, -1))
 
         def gated(name, old, *seen):
             enter, keep, new = jnp.split(conv(name, 3 * features, *seen), 3, -1)

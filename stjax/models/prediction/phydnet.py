@@ -63,8 +63,9 @@ class PhyDNet(nn.Module):
         )
         rollout = Rollout(cell, name="rollout")
         frames, state = rollout(video, state, train=train, truth=truth)
-        kernel = rollout.variables["params"]["cell"]["physical"]["derivatives"]["kernel"]
-        self.sow("losses", "moments", moment_loss(kernel) / video.shape[1])
+        if not self.is_initializing():
+            kernel = rollout.variables["params"]["cell"]["physical"]["derivatives"]["kernel"]
+            self.sow("losses", "moments", moment_loss(kernel) / video.shape[1])
         return frames, state
 
 
