@@ -12,9 +12,10 @@ import pytest
 from experiments.__main__ import systems
 from stjax.tasks.base import phases
 from stjax.train import cli, flops, plan
-from stjax.train.config import override
+from stjax.train.config import configured, override
 
 SLUGS = [row["slug"] for row in systems()]
+MANY_ARMS = 20
 # What makes the data of a paper at hand, made where they are files.
 OFFLINE = {
     "ct_d2gan": {"data.source": "surveillance"},
@@ -68,14 +69,29 @@ def test_paper_scale_costs_what_was_published(slug):
     assert macs == pytest.approx(config.FACTS["macs"], rel=0.01)
 
 
-@pytest.mark.parametrize("slug", SLUGS)
-@pytest.mark.parametrize("scale", ["tiny", "small"])
-def test_a_training_step_of_each_arm_can_be_traced(slug, scale):
+def some_arms(slug, scale):
+    """A step of each arm is traced, at tiny; of very many, only with the slow tests."""
+    arms = {"default": {}, **(modules(slug)[0].ablations() if scale == "tiny" else {})}
+    if len(arms) <= MANY_ARMS:
+        return [pytest.param(slug, scale, arms, id=f"{slug}-{scale}")]
+    return [
+        pytest.param(
+            slug, scale, {name: fields}, id=f"{slug}-{scale}-{name}",
+            marks=() if name == "default" else pytest.mark.slow,
+        )
+        for name, fields in arms.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slug", "scale", "arms"),
+    [case for slug in SLUGS for scale in ("tiny", "small") for case in some_arms(slug, scale)],
+)
+def test_a_training_step_of_each_arm_can_be_traced(slug, scale, arms):
     config, build = modules(slug)
-    arms = {"default": {}, **(config.ablations() if scale == "tiny" else {})}
     for name, fields in arms.items():
         assignments = offline(slug) | {field: str(value) for field, value in fields.items()}
-        experiment = build(override(config.get_config(scale), assignments))
+        experiment = build(configured(config.get_config, scale, assignments))
         batch = batch_of_one(experiment)
         key = jax.random.key(0)
         variables = jax.eval_shape(experiment.task.init, key, batch)
