@@ -44,8 +44,11 @@ _GATES = {
 _OUTPUT = tuple(f"cell_list.{{i}}.conv_o.{name}" for name in ("0.weight", "1.weight", "1.bias"))
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "convlstm": (*_OUTPUT, "cell_list.{i}.conv_last.weight"),
+    "predrnn": (),
     "predrnnpp": _OUTPUT,
+    "predrnnv2": (),
     "mim": ("stlstm_layer_diff.{i}.conv_last.weight",),
+    "e3dlstm": (),
 }
 
 

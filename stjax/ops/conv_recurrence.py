@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from stjax.ops.conv import conv
+from stjax.ops.conv import conv, kernel_gradient
 from stjax.ops.loops import trips_at_once
 
 Kernels = Mapping[str, Float[Array, "..."]]
@@ -90,8 +90,7 @@ def _backward(step, residuals, cotangents):
     by_kernels = {}
     for use, cotangent in by_outputs.items():
         name, frames = use[0], merge(inputs[use])
-        gradient = jax.linear_transpose(functools.partial(maps[use], frames), kernels[name])
-        (gradient,) = gradient(merge(cotangent))
+        gradient = kernel_gradient(maps[use], frames, merge(cotangent), kernels[name])
         by_kernels[name] = by_kernels[name] + gradient if name in by_kernels else gradient
     return by_kernels, by_params, by_carry, by_xs
 

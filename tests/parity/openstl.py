@@ -43,7 +43,7 @@ def recurrent(method):
                 outputs["y_second_call"] = patchify(second, patch)
             return loss, outputs
 
-        return Case(forward, convert.rules(method, config), convert.LEFT_OUT.get(method, ()))
+        return Case(forward, convert.rules(method, config), convert.LEFT_OUT[method])
 
     return driver
 
