@@ -9,6 +9,8 @@ import numpy as np
 from flax.linen.linear import canonicalize_padding
 from jax import lax
 
+from stjax.layers.convolution import GroupedConv
+
 COMPILER_OPTIONS = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -47,3 +49,18 @@ def conv_as_product(call, arguments, options, context):
         columns = slice(j, j + (width - 1) * stride[1] + 1, stride[1])
         y = y + x[..., rows, columns, :] @ kernel[i, j]
     return y + conv.get_variable("params", "bias") if conv.use_bias else y
+
+
+def groups_at_once(call, arguments, options, context):
+    """For `nn.intercept_methods`: a `GroupedConv` in one operation, where CPUs compile one a group.
+
+    Slow to run, but maps are tiny; tests/test_conv.py holds the two to each other.
+    """
+    conv = context.module
+    if not isinstance(conv, GroupedConv) or context.method_name != "__call__":
+        return call(*arguments, **options)
+    kernel, bias = (conv.get_variable("params", name) for name in ("kernel", "bias"))
+    return bias + lax.conv_general_dilated(
+        *arguments, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=conv.groups,
+    )
