@@ -85,3 +85,16 @@ def products():
         mock.patch.object(conv_recurrence, "trips_at_once", once),
     ):
         yield
+def groups_at_once(call, arguments, options, context):
+    """For `nn.intercept_methods`: a `Conv` of groups in one operation; CPUs compile one a group.
+
+    Slow to run, but maps are tiny; tests/test_conv.py holds the two to each other.
+    """
+    groups = getattr(context.module, "groups", 1)
+    if context.method_name != "linear" or groups == 1:
+        return call(*arguments, **options)
+    _, x, kernel = arguments
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )

@@ -61,6 +61,22 @@ CASES = {
         )
         for method in ("convlstm", "predrnn", "mim")
     },
+    "simvp, channels that do not change": (
+        simvpv2.module,
+        simvpv2.rules,
+        {**SIMVP, "hid_S": 8, "hid_T": 16, "N_T": 4, "model_type": "uniformer"},
+    ),
+    **{
+        f"simvp, {name}": (
+            simvpv2.module,
+            simvpv2.rules,
+            {**SIMVP, "hid_T": 16, "N_T": 2, "model_type": name},
+        )
+        for name in ("incepu", "MogaNet", "hornet", "swin")
+    },
+    "the first simvp": (
+        simvpv2.first_module, simvpv2.first_rules, {**SIMVP, "hid_T": 16, "N_T": 4}
+    ),
 }
 
 

@@ -74,7 +74,7 @@ def translator_name(config: Mapping[str, Any]) -> str:
 def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The table of SimVP_Model."""
     name, depth = translator_name(config), config.get("N_T", 4)
-    table = _frames(config, doubling="conv.conv.0")
+    table = _frames(config.get("N_S", 4) // 2 * 2, doubling="conv.conv.0")
     if name == "incepu":
         return (*table, *incepu(depth))
     changes = config["in_shape"][0] * config.get("hid_S", 16) != config.get("hid_T", 256)
@@ -91,13 +91,17 @@ def rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 def first_rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     """The table of the first publication's SimVP."""
-    return (*_frames(config, doubling="conv.conv"), *incepu(config.get("N_T", 8)))
+    frames = _frames(config.get("N_S", 4), doubling="conv.conv")
+    return (*frames, *incepu(config.get("N_T", 8)))
 
 
-def _frames(config: Mapping[str, Any], doubling: str) -> list[Rule]:
-    """The rows of encoder and decoder, whose layers at even places double the resolution."""
+def _frames(layers: int, doubling: str) -> list[Rule]:
+    """The rows of encoder and decoder; of an even number of layers every other one doubles.
+
+    A transposed convolution's axes stand the other way round on both sides.
+    """
     table = list(pointwise("dec.readout", "readout"))
-    for i in range(2 * (config.get("N_S", 4) // 2)):
+    for i in range(layers):
         table += conv2d(f"enc.enc.{i}.conv.conv", f"encoder_{i}/conv")
         table += norm(f"enc.enc.{i}.conv.norm", f"encoder_{i}/norm")
         conv = "conv.conv" if i % 2 else doubling

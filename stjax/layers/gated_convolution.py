@@ -138,15 +138,20 @@ class GatedRecursiveConvolution(FanOutModule):
 
 
 class MixMlp(FanOutModule):
-    """A feed-forward map of each pixel with a 3 x 3 depthwise convolution of its hidden units."""
+    """A feed-forward map of each pixel with a 3 x 3 depthwise convolution of its hidden units.
 
-    hidden: int = 0
+    Attributes:
+        mlp_ratio: hidden units over the channels.
+        drop: dropout, of the hidden units and of what comes out.
+    """
+
+    mlp_ratio: float = 8.0
     drop: float = 0.0
 
     @nn.compact
     def __call__(self, x: Map, *, train: bool = False) -> Map:
         dropout = nn.Dropout(self.drop, deterministic=not train)
-        hidden = self._dense(self.hidden, "in", after="mlp")(x)
+        hidden = self._dense(int(x.shape[-1] * self.mlp_ratio), "in", after="mlp")(x)
         hidden = dropout(gelu(DepthwiseConv(3, name="mix", **self._types)(hidden)))
         return dropout(self._dense(x.shape[-1], "out", before="mlp")(self._aggregated(hidden)))
 

@@ -1,12 +1,14 @@
 """SimVP with all its translators, TAU's loss, the first code's SimVP, and parts of gSTA."""
 
 import einops
+import flax.linen as nn
 import jax.numpy as jnp
 
 from stjax.convert import simvpv2 as convert
 from stjax.layers.gated_convolution import GatedSpatiotemporalAttention
 from stjax.models.prediction.translators import GSTABlock
 from stjax.tasks import losses
+from tests import quick
 from tests.parity import Case
 
 last = lambda frames: jnp.moveaxis(frames, 1, -1)
@@ -20,7 +22,10 @@ def model(golden):
     module = convert.module(config)
 
     def forward(variables, inputs):
-        predict = lambda video, **options: module.apply(variables, video, **options)
+        def predict(video, **options):
+            with nn.intercept_methods(quick.groups_at_once):
+                return module.apply(variables, video, **options)
+
         video, target = map(frames_last, (inputs["x"], inputs["target"]))
         y, inner = predict(video, mutable="intermediates")
         inner = inner["intermediates"]
@@ -58,7 +63,8 @@ def first_model(golden):
 
     def forward(variables, inputs):
         video, target = map(frames_last, (inputs["x"], inputs["target"]))
-        y, inner = module.apply(variables, video, mutable="intermediates")
+        with nn.intercept_methods(quick.groups_at_once):
+            y, inner = module.apply(variables, video, mutable="intermediates")
         inner = inner["intermediates"]
         translated = einops.rearrange(
             inner["translated"][0], "b h w (t c) -> b t c h w", t=video.shape[1]

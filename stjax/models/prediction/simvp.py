@@ -244,8 +244,9 @@ class SimVP(nn.Module):
 
     @property
     def _resampled(self):
-        """Whether the encoder's layers halve the resolution; an odd last layer is left out."""
-        return [False, True] * (self.N_S // 2)
+        """Whether the encoder's layers halve the resolution; OpenSTL leaves an odd last one out."""
+        layers = self.N_S if self.version == 1 else self.N_S // 2 * 2
+        return ([False, True] * self.N_S)[:layers]
 
     def _check(self, height, width):
         if self.N_S < 2:

@@ -78,7 +78,8 @@ class Block(FanOutModule):
         raise NotImplementedError
 
     def _feed_forward(self, x: Map, train: bool, **options: Any) -> Map:
-        mlp = FeedForward(self._hidden(x), self.drop, name="mlp", **options, **self._types)
+        hidden = int(x.shape[-1] * self.mlp_ratio)
+        mlp = FeedForward(hidden, self.drop, name="mlp", **options, **self._types)
         return mlp(x, train=train)
 
     def _add(self, x: Map, branch: Map, scale: str, rate: Array | None, train: bool) -> Map:
@@ -94,9 +95,6 @@ class Block(FanOutModule):
         return nn.BatchNorm(
             not train, momentum=0.9, axis_name=self.axis_name, name=name, **self._types
         )
-
-    def _hidden(self, x: Map) -> int:
-        return int(x.shape[-1] * self.mlp_ratio)
 
 
 class VANBlock(Block):
@@ -115,7 +113,7 @@ class VANBlock(Block):
         return self.attention(kernel_size=self.kernel_size, name="attention", **self._types)(x)
 
     def _feed_forward(self, x: Map, train: bool) -> Map:
-        mlp = MixMlp(hidden=self._hidden(x), drop=self.drop, name="mlp", **self._types)
+        mlp = MixMlp(mlp_ratio=self.mlp_ratio, drop=self.drop, name="mlp", **self._types)
         return mlp(x, train=train)
 
 
@@ -140,7 +138,9 @@ class MogaBlock(Block):
         return MultiOrderGatedAggregation(name="attention", **self._types)(x)
 
     def _feed_forward(self, x: Map, train: bool) -> Map:
-        mlp = ChannelAggregation(hidden=self._hidden(x), drop=self.drop, name="mlp", **self._types)
+        mlp = ChannelAggregation(
+            mlp_ratio=self.mlp_ratio, drop=self.drop, name="mlp", **self._types
+        )
         return mlp(x, train=train)
 
 
