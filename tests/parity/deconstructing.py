@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from stjax.convert import recurrent as convert
 from stjax.data import chaos as systems
+from stjax.layers.recurrent import GRU, LSTM, RHN
 from stjax.metrics import chaos
 from tests.parity import Case
 
@@ -75,6 +77,54 @@ def metrics(golden):
     return Case(forward)
 
 
+def cells(golden):
+    features, layers = golden.config["size"], range(golden.config["layers"])
+    golden.state.update(merged := convert.merged(golden.state))
+    for name in set(golden.state) - set(merged):
+        del golden.state[name]
+    rules = [
+        convert.cell_rules(f"{name}.", f"{name}_{layer}", layer, gru=name == "gru")
+        for name in ("lstm", "gru")
+        for layer in layers
+    ]
+
+    def stack(cell, name, variables, x, *states):
+        last = []
+        for layer in layers:
+            params = {"params": variables["params"][f"{name}_{layer}"]}
+            state = tuple(state[layer] for state in states)
+            x, state = cell.apply(params, x, state if len(state) > 1 else state[0])
+            last.append(state)
+        return x, last
+
+    def forward(variables, inputs):
+        x, hidden, cell = (inputs[name] for name in ("x", "h0", "c0"))
+        lstm, lstm_last = stack(LSTM(features), "lstm", variables, x, cell, hidden)
+        gru, gru_last = stack(GRU(features), "gru", variables, x, hidden)
+        return None, {
+            "lstm": lstm,
+            "lstm_c_last": jnp.stack([cell for cell, _ in lstm_last]),
+            "gru": gru,
+            "gru_h_last": jnp.stack(gru_last),
+        }
+
+    return Case(forward, sum(rules, ()))
+
+
+def highway(golden):
+    cell = RHN(golden.config["size"], depth=golden.config["depth"])
+
+    def forward(variables, inputs):
+        x = inputs["x"] * inputs["noise_i"][:, None]
+        (y, _), inner = cell.apply(
+            variables, x, inputs["s0"], mask=inputs["noise_h"], mutable="intermediates"
+        )
+        first = inner["intermediates"]["first"][0]
+        return jnp.sum(y * inputs["cotangent"]), {"y": y, "after_depth_0": first}
+
+    return Case(forward, convert.highway_rules())
+
+
 def _steps(system, state, steps, every=1):
     """The first part of the state, at the start and every so many steps; and the last state."""
     advance = lambda state, _: (system.step(state), state[0])
@@ -83,6 +133,8 @@ def _steps(system, state, steps, every=1):
 
 
 DRIVERS = {
+    "deconstructing::cells": cells,
+    "deconstructing::rhn": highway,
     "deconstructing::ks": kuramoto_sivashinsky,
     "deconstructing::lorenz96": lorenz96,
     "deconstructing::metrics": metrics,
