@@ -16,7 +16,7 @@ FACTS = {
     "family": "series",
     "paper": "Heidenreich, Vlachas & Koumoutsakos 2024, arXiv 2410.02654",
     # No count was published: this is ours, of the sizes below.
-    "parameters": 0,
+    "parameters": 3_031_560,
     # What the abstract claims, in words.
     "published": {
         "gating and attention": "improve recurrent networks in most tasks",
@@ -57,7 +57,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
     """RHN with gating and attention on three-tier Lorenz-96.
 
     Args:
-        scale: "tiny": some 60,000 parameters, minutes on two cores; "small": 300,000; "paper":
+        scale: "tiny": 97,000 parameters, minutes on two cores; "small": 760,000; "paper":
             the size that we take the paper's to have.
 
     Raises:
@@ -99,7 +99,7 @@ def get_config(scale: str = "tiny") -> ConfigDict:
         config.data.update(trajectories=32, steps=1_000, count_test=50)
         config.model.update(features=64, layers=1)
         config.optimizer.update(peak=3e-3, schedule_args=dict(warmup=50))
-        config.train.update(steps=1_500)
+        config.train.update(steps=1_000)
     return config
 
 

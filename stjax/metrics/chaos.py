@@ -70,13 +70,18 @@ def largest_lyapunov(
         settle: steps before them, in which the tangent finds the fastest direction.
     """
 
+    def of_length_one(tangent):
+        length = jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tangent)))
+        return jax.tree.map(lambda x: x / length, tangent), length
+
     def advance(carry, _):
         state, tangent = jax.jvp(step, *[(part,) for part in carry])
-        length = jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tangent)))
-        return (state, jax.tree.map(lambda x: x / length, tangent)), jnp.log(length)
+        tangent, length = of_length_one(tangent)
+        return (state, tangent), jnp.log(length)
 
     state = jax.tree.map(jnp.asarray, state)
-    # No direction of any symmetry.
+    # A direction of no symmetry.
     tangent = jax.tree.map(lambda x: jnp.cos(1.0 + jnp.arange(x.size)).reshape(x.shape), state)
+    tangent, _ = of_length_one(tangent)
     _, growth = lax.scan(advance, (state, tangent), None, settle + steps)
     return growth[settle:].mean() / interval
