@@ -231,22 +231,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     environment = measure.begin()
+    names = ("seeds", "updates", "batch", "parameters")
+    settings = {name: getattr(arguments, name) for name in names}
+    said = ", ".join(f"{value:,} {name}" for name, value in settings.items())
     for system in arguments.systems:
         rows, valid = trivial_rows(config_of(system, {}, arguments)), {}
         for arm in arguments.arms:
             config = config_of(system, deconstructing.ARMS[arm], arguments)
             row, valid[arm] = run_arm(config, arguments.parameters, arguments.seeds)
             rows.append({"arm": arm} | row)
-            print(f"  {system}, {arm}: {row}", flush=True)
-        parts = compare(valid)
-        settings = {
-            name: getattr(arguments, name) for name in ("seeds", "updates", "batch", "parameters")
-        }
-        path = measure.write(
-            f"chaos-{system}", environment, rows, arguments.out, parts=parts, **settings
-        )
-        said = ", ".join(f"{value:,} {name}" for name, value in settings.items())
-        path.with_suffix(".md").write_text(markdown(f"{system}: {said}", rows, parts))
+            parts = compare(valid)
+            # After every arm, so that what is stopped leaves what it found.
+            path = measure.write(
+                f"chaos-{system}", environment, rows, arguments.out, parts=parts, **settings
+            )
+            path.with_suffix(".md").write_text(markdown(f"{system}: {said}", rows, parts))
         measure.show(parts)
 
 
