@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stjax.layers.partitioning import named
 from stjax.ops.attention import Cache, Full, Mask, SlidingWindow, attention, extend
+from stjax.ops.relative_positions import lag_bias
 from stjax.ops.rotary import rotate
 
 
@@ -140,8 +141,13 @@ class MultiHeadAttention(nn.Module):
         keys: Float[Array, "b m d"],
         values: Float[Array, "b m d"],
         bias: Float[Array, "..."] | None = None,
+        mask: Mask = Full(),  # noqa: B008
+        **places: Any,
     ) -> Float[Array, "b n d"]:
-        """`bias` is added to the logits: it broadcasts to (b, heads, n, m)."""
+        """`bias` is added to the logits: it broadcasts to (b, heads, n, m).
+
+        `mask` and `places`, query_start and key_start: see `stjax.ops.attention.attention`.
+        """
         channels = queries.shape[-1]
         if channels % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide {channels} channels")
@@ -160,7 +166,7 @@ class MultiHeadAttention(nn.Module):
         from_heads = named(self.kernel_init, "heads", None, "embed")
         return nn.DenseGeneral(
             channels, axis=(-2, -1), kernel_init=from_heads, name="out", **dtypes
-        )(attention(q, k, v, bias=bias))
+        )(attention(q, k, v, mask, bias=bias, **places))
 
 
 class StreamingAttention(nn.Module):
@@ -180,6 +186,7 @@ class StreamingAttention(nn.Module):
         qk_norm: `(q, k) -> (q, k)` before that, such as `stjax.layers.norm.QKNorm()`.
         bias: whether queries, keys, values and the output have one.
         out_bias: whether the output has one; None: as `bias` says.
+        lags: whether each head has a learned bias for every lag of a key behind its query.
         dropout: rate on the attention weights.
         method: see `stjax.ops.attention.attention`.
     """
@@ -193,6 +200,7 @@ class StreamingAttention(nn.Module):
     qk_norm: Callable[[Array, Array], tuple[Array, Array]] | None = None
     bias: bool = True
     out_bias: bool | None = None
+    lags: bool = False
     dropout: float = 0.0
     method: str = "auto"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -235,6 +243,14 @@ class StreamingAttention(nn.Module):
             query, key = turn(query), turn(key)
         keys, values, first, cache = extend(state, key, value, self.capacity)
         dropped = self.dropout if train else 0.0
+        options = {}
+        if self.lags:
+            table = named(nn.initializers.zeros, None, "heads")
+            shape = self.capacity, self.heads
+            table = self.param("lags", table, shape, self.param_dtype)
+            # Seen from the first key the places are known, wherever the stream is.
+            places = jnp.arange(keys.shape[1])
+            options["bias"] = lag_bias(table, places[-x.shape[1] :], places)
         y = attend(
             query,
             keys,
@@ -246,6 +262,7 @@ class StreamingAttention(nn.Module):
             dropout=dropped,
             dropout_key=self.make_rng("dropout") if dropped else None,
             over_time=state is None,
+            **options,
         )
         out = nn.DenseGeneral(
             channels,

@@ -66,6 +66,20 @@ def bucket_bias(
     return jnp.moveaxis(table[bucket], -1, -3)
 
 
+def lag_bias(
+    table: Float[Array, "lags h"], queries: Int[Array, "*b n"], keys: Int[Array, "*b m"]
+) -> Float[Array, "*b h n m"]:
+    """For every head the table's entry of how far the key lies back: to be masked where causal.
+
+    Keys further back have the table's last entry; later ones the first.
+
+    Args:
+        queries, keys: their positions.
+    """
+    lag = jnp.clip(-_distance(queries, keys), 0, table.shape[0] - 1)
+    return jnp.moveaxis(table[lag], -1, -3)
+
+
 def alibi_slopes(heads: int) -> Float[np.ndarray, "h"]:
     """ALiBi's slopes: 2^(-8 i / heads), i = 1 ... heads, where heads is a power of two.
 

@@ -133,7 +133,9 @@ class TFAwareBlock(nn.Module):
 
 
 class WaST(nn.Module):
-    """Predicts as many frames as it is given, an even number; it is fixed by the weights.
+    """Predicts as many frames as it is given; their number is fixed by the weights.
+
+    The last one of an odd number is read twice, and what is predicted beyond as many is left out.
 
     Attributes:
         encoder_dim: channels of a frame; twice as many at the bottleneck.
@@ -165,10 +167,13 @@ class WaST(nn.Module):
     def __call__(self, video: Clip, *, train: bool = False) -> Clip:
         """
         Raises:
-            ValueError: an odd time, height or width, an unknown `kept`.
+            ValueError: an odd height or width, an unknown `kept`.
         """
         self._check(video)
-        time, channels = video.shape[1], video.shape[-1]
+        given, channels = video.shape[1], video.shape[-1]
+        if given % 2:
+            video = jnp.concatenate([video, video[:, -1:]], 1)
+        time = video.shape[1]
         fold = lambda x: einops.rearrange(x, "b t h w c -> b h w (c t)")
         unfold = lambda x: einops.rearrange(x, "b h w (c t) -> b t h w c", t=time)
 
@@ -192,7 +197,7 @@ class WaST(nn.Module):
         x = Conv(x.shape[-1] // 2, **self._types, name="concatenated")(x)
         x = unfold(self._blocks(x, 2, train))
         x = gelu(torch_batch_norm(train, **self._types, name="out_norm")(x))
-        return self._conv(channels, "out")(x)
+        return self._conv(channels, "out")(x)[:, :given]
 
     @property
     def _types(self):
@@ -258,9 +263,9 @@ class WaST(nn.Module):
     def _check(self, video):
         if self.kept not in ("time", "width"):
             raise ValueError(f"kept: {self.kept!r} is neither 'time' nor 'width'")
-        if video.ndim != 5 or any(side % 2 for side in video.shape[1:4]):
+        if video.ndim != 5 or video.shape[2] % 2 or video.shape[3] % 2:
             raise ValueError(
-                f"video: {video.shape} instead of (b, t, h, w, c) with even time, height and width"
+                f"video: {video.shape} instead of (b, t, h, w, c) with even height and width"
             )
 
 
