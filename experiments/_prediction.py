@@ -26,9 +26,9 @@ def frame_prediction(config: ConfigDict, model: nn.Module, sampling=None) -> Exp
     )
     config = in_steps(config, len(splits.train))
     kind, units = FramePrediction, {}
-    if isinstance(splits.train, Weather):
-        kind, train = WeatherPrediction, splits.train
-        units = {"mean": train.mean, "std": train.std, "variables": train.variables}
+    if isinstance(splits.test, Weather):
+        kind, test = WeatherPrediction, splits.test
+        units = {"mean": test.mean, "std": test.std, "variables": test.variables}
     task = kind(
         model=model,
         context=config.data.context,
