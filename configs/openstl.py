@@ -192,6 +192,8 @@ DATASETS = {
     ),
     "kinetics": dict(
         family="kinetics", epochs=100, warmup=0,
+        # Black and white under ImageNet's mean and standard deviation.
+        value_range=((-2.117904, -2.035714, -1.804444), (2.248908, 2.428571, 2.64)),
         data=dict(source="kinetics:data/kinetics400", context=4, horizon=4),
     ),
     **{
@@ -258,7 +260,10 @@ def get_config(scale="tiny", method="simvp_gsta", dataset="mmnist"):
     config.method, config.dataset = method, dataset
     config.data, config.test = _data(config, scale, place["data"])
     config.model = _model(scale, method, recipe, column, place["family"])
-    config.task = dict(loss_name=recipe.get("loss", "mse"))
+    config.task = dict(
+        loss_name=recipe.get("loss", "mse"), value_range=place.get("value_range", (0.0, 1.0)),
+        lpips_weights="",
+    )
     name = recipe.get("sampling", "scheduled")
     config.sampling = dict(name=name, **_SAMPLING[name])
     rate = recipe.get("published", _openstl.rate(method, column))
