@@ -65,11 +65,13 @@ FACTS = {
 
 _STACK = dict(hidden=(128, 128, 128, 128), patch=4, kernel_size=5, layer_norm=False)
 _TINY_STACK = dict(hidden=(32, 32), patch=2)
-_TINY_SIMVP = dict(hid_S=16, N_S=2, translator=dict(hid_T=64, N_T=4))
+_TINY_SIMVP = dict(hid_S=16, N_S=2, translator=dict(hid_T=64, N_T=4, mlp_ratio=4.0))
 _TRANSLATORS = (
     "incepu", "gsta", "vit", "swin", "uniformer", "mlp", "convmixer", "poolformer", "convnext",
     "van", "hornet", "moga",
 )
+# Published code lets shifted windows go on over the map's edges, unmasked.
+_SWIN = dict(translator=dict(name="swin", mlp_ratio=8.0, cyclic=False, remat=False))
 _PREDNET = (32, 64, 128, 256)
 _DMVFN = dict(
     features=(160, 160, 160, 80, 80, 80, 44, 44, 44), scales=(4, 4, 4, 2, 2, 2, 1, 1, 1),
@@ -119,12 +121,15 @@ METHODS = {
     ),
     **{
         f"simvp_{name}": dict(
-            model=dict(translator=dict(name=name, remat=False)), tiny=_TINY_SIMVP, rate=5e-3,
+            model=dict(translator=dict(name=name, mlp_ratio=8.0, remat=False)), tiny=_TINY_SIMVP,
+            rate=5e-3,
         )
         for name in _TRANSLATORS
     },
+    "simvp_swin": dict(model=_SWIN, tiny=_TINY_SIMVP, rate=5e-3),
     "tau": dict(
-        model=dict(translator=dict(name="tau", remat=False)), tiny=_TINY_SIMVP, rate=5e-3,
+        model=dict(translator=dict(name="tau", mlp_ratio=8.0, remat=False)), tiny=_TINY_SIMVP,
+        rate=5e-3,
         loss="mse_and_divergence",
     ),
     "simvpv1": dict(
@@ -132,7 +137,7 @@ METHODS = {
             version=1, hid_S=64, N_S=4,
             translator=dict(name="incepu", hid_T=256, N_T=8, remat=False),
         ),
-        tiny=_TINY_SIMVP, rate=5e-3, published=1e-2,
+        tiny=dict(hid_S=16, N_S=2, translator=dict(hid_T=64, N_T=4)), rate=5e-3, published=1e-2,
     ),
     "mmvp": dict(
         model=dict(

@@ -26,6 +26,7 @@ class Case:
         rules: the converter's table, official names to ours; names the gradients too.
         left_out: official names that the converter does not read.
         tolerances: output name -> relative tolerance, for named exceptions to the file's own.
+        in_float32: the same for float32 alone, where rounding crosses a kink.
         texts: outputs that are texts, which are the same or not; no jitted call gives them.
         products: whether to compute within `tests.quick.products`.
     """
@@ -34,6 +35,7 @@ class Case:
     rules: tuple[Rule, ...] = ()
     left_out: tuple[str, ...] = ()
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    in_float32: Mapping[str, float] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     products: bool = False
 

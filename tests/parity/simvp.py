@@ -78,7 +78,9 @@ def first_model(golden):
         }
         return outputs["loss"], outputs
 
-    return Case(forward, convert.first_rules(golden.config))
+    # A value in the decoder lies 4e-9 from LeakyReLU's kink: in float32 it is on the other side.
+    gradients = {name: 5e-3 for name in golden.outputs if name.startswith("grad:")}
+    return Case(forward, convert.first_rules(golden.config), in_float32=gradients)
 
 
 def attention(golden):
