@@ -1,10 +1,7 @@
 """Every golden file of a system that stands here, computed with ours and compared."""
 
-<<<<<<< HEAD
 import contextlib
-=======
 import dataclasses
->>>>>>> wt-simvp
 import importlib
 import pkgutil
 
