@@ -146,9 +146,9 @@ class ReversibleBlock(nn.Module):
             if k or not self.first:
                 norm = nn.BatchNorm(not train, momentum=0.9, name=f"norm_{k}", **dtypes)
                 y = nn.relu(norm(y))
-            strides = 1, stride, stride
-            conv = Conv(width, (3, 3, 3), strides, (1, 1, 1), False, name=f"conv_{k}", **dtypes)
-            y = conv(y)
+            window, strides, padding = (3, 3, 3), (1, stride, stride), (1, 1, 1)
+            options = {"use_bias": False, "name": f"conv_{k}", **dtypes}
+            y = Conv(width, window, strides, padding, **options)(y)
         return y
 
 
