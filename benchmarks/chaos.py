@@ -11,6 +11,7 @@ times are in Lyapunov times, at an error of half a standard deviation of the tra
 """
 
 import argparse
+import bisect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,10 +67,12 @@ def fitted(config: ConfigDict, parameters: int, variables: int) -> tuple[ConfigD
         shapes = jax.eval_shape(model.init, jax.random.key(0), series)
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
-    heads = config.model.heads
-    counts = {features: count(features) for features in range(heads, 257, heads)}
-    config.model.features = min(counts, key=lambda features: abs(counts[features] - parameters))
-    return config, counts[config.model.features]
+    widths = range(config.model.heads, 1_025, config.model.heads)
+    above = bisect.bisect_left(widths, parameters, key=count)
+    near = {count(width): width for width in widths[max(above - 1, 0) : above + 1]}
+    closest = min(near, key=lambda count: abs(count - parameters))
+    config.model.features = near[closest]
+    return config, closest
 
 
 def ensemble(

@@ -19,6 +19,9 @@ MANY_ARMS = 20
 # What makes the data of a paper at hand, made where they are files.
 OFFLINE = {
     "ct_d2gan": {"data.source": "surveillance"},
+    "deconstructing": {
+        "data.trajectories": "2", "data.steps": "80", "data.transient": "0", "data.count_test": "1",
+    },
     "gdkvm": {"data.source": "heart"},
     "lmm_vqa": {"data.source": "made", "data.tokenizer": "words"},
     "lumos1": {},
