@@ -71,6 +71,17 @@ def test_features_are_carried_along_every_path():
     np.testing.assert_allclose(carried.reshape(2, 2, 6, 4), np.stack(expected, 1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("kept", ["time", "width"])
+def test_what_is_smooth_across_the_other_axes_goes_on(kept):
+    model, noise = WaST(kept=kept), jax.random.uniform(jax.random.key(0), (1, 4, 6, 8, 2))
+    axes = {"time": (2, 3), "width": (1, 2)}[kept]
+    smooth = jnp.broadcast_to(noise.mean(axes, keepdims=True), noise.shape)
+    low, high = model._split(smooth)
+    np.testing.assert_allclose(high, 0, atol=1e-6)
+    assert np.abs(low[..., 1, :]).max() > 0.01
+    np.testing.assert_allclose(model._join(*model._split(noise)), noise, atol=1e-6)
+
+
 def test_places_without_features_are_like_none_and_have_gradients():
     features = jnp.ones((1, 2, 2, 2, 3)).at[0, 0, 0, 0].set(0)
     matrix = motion_matrices(features)[0, 0]

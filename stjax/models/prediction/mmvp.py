@@ -121,6 +121,9 @@ class MatrixPredictor(nn.Module):
 class MMVP(nn.Module):
     """Predicts `horizon` frames; their number and that of the given ones are fixed by the weights.
 
+    (The published code shows the encoder the future too in training, whose features count for batch
+    statistics alone, and mixes the axes of what it returns where frames have several channels.)
+
     The past's features, of half the frame's resolution at scales 1/2, 1/4 and 1/8, and its pixels
     are carried by the matrices of scale 1/4, the coarsest features by those of scale 1/8.
 
