@@ -112,12 +112,12 @@ METHODS = {
     "swinlstm_b": dict(
         model=dict(depths=(12,), heads=(4,), dim=128, window=4, drop_path=0.1),
         tiny=dict(depths=(4,), heads=(4,), dim=32, drop_path=0.0), rate=2e-3, published=1e-4,
-        sampling="none",
+        sampling="own_outputs",
     ),
     "swinlstm_d": dict(
         model=dict(depths=(2, 6, 2, 6), heads=(4, 8, 8, 4), dim=128, window=4, drop_path=0.1),
         tiny=dict(depths=(2, 2, 2), heads=(2, 4, 2), dim=16, drop_path=0.0), rate=2e-3,
-        published=1e-4, sampling="none",
+        published=1e-4, sampling="own_outputs",
     ),
     **{
         f"simvp_{name}": dict(
@@ -247,6 +247,7 @@ DATASETS = {
 # When a model is shown true frames in training.
 _SAMPLING = {
     "none": {},
+    "own_outputs": {},
     "scheduled": dict(start=1.0, change=2e-5, stop=50_000),
     "reverse_scheduled": dict(hold=25_000, stop=50_000, alpha=5_000),
     "teacher_forcing": dict(change=3e-3, every=625),

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from stjax.models.prediction.convlstm import ConvLSTM
-from stjax.processes.scheduled_sampling import mask, reverse_scheduled, scheduled
+from stjax.processes.scheduled_sampling import (
+    mask,
+    own_outputs,
+    reverse_scheduled,
+    scheduled,
+    teacher_forcing,
+)
 from tests import quick
 
 TINY = {"hidden": (3, 4), "patch": 2, "kernel_size": 3, "param_dtype": jnp.float64}
@@ -53,6 +59,9 @@ def test_refuses_a_frame_that_patches_do_not_divide():
         (reverse_scheduled, 0, 0.5, 0.5),
         (reverse_scheduled, 37_500, 1 - 0.5 * np.exp(-2.5), 0.25),
         (reverse_scheduled, 50_000, 1, 0),
+        (teacher_forcing, 625 * 100, 1, 0.7),
+        (teacher_forcing, 625 * 400, 1, 0),
+        (own_outputs, 0, 1, 0),
     ],
 )
 def test_masks_follow_their_rates(rates, step, context_rate, later_rate):
@@ -62,3 +71,12 @@ def test_masks_follow_their_rates(rates, step, context_rate, later_rate):
     assert means[0] == 1
     np.testing.assert_allclose(means[1:4], context_rate, atol=0.03)
     np.testing.assert_allclose(means[4:], later_rate, atol=0.03)
+
+
+def test_one_draw_for_all_or_one_for_each():
+    rates = lambda step: (1.0, 0.5)
+    drawn = lambda key, **how: mask(jax.random.key(key), 0, 8, 3, 4, rates, **how)
+    together = np.array([drawn(key, together=True)[:, 3:] for key in range(40)])
+    assert (together == together[:, :1, :1]).all()
+    assert 0.2 < together.mean() < 0.8
+    assert 0 < drawn(0)[:, 3:].mean() < 1
