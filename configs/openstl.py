@@ -64,7 +64,7 @@ FACTS = {
 }
 
 _STACK = dict(hidden=(128, 128, 128, 128), patch=4, kernel_size=5, layer_norm=False)
-_TINY_STACK = dict(hidden=(32, 32), patch=2)
+_TINY_STACK = dict(hidden=(32, 32), patch=2, kernel_size=3)
 _TINY_SIMVP = dict(hid_S=16, N_S=2, translator=dict(hid_T=64, N_T=4, mlp_ratio=4.0))
 _TRANSLATORS = (
     "incepu", "gsta", "vit", "swin", "uniformer", "mlp", "convmixer", "poolformer", "convnext",
@@ -93,7 +93,7 @@ METHODS = {
         sampling="reverse_scheduled",
     ),
     "e3dlstm": dict(
-        model=_STACK, tiny=dict(hidden=(16, 16), patch=4), rate=3e-3, loss="mse_plus_l1"
+        model=_STACK, tiny=dict(_TINY_STACK, hidden=(16, 16)), rate=3e-3, loss="mse_plus_l1"
     ),
     "mim": dict(model=_STACK, tiny=_TINY_STACK, rate=3e-3),
     "crevnet": dict(
