@@ -27,11 +27,17 @@ def _count(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "cond":
-            # One branch runs: alternatives of the data, or of the platform.
-            total += max(_count(branch.jaxpr) for branch in params["branches"])
+            total += _one_branch(params)
         else:
             total += _times(name, params) * sum(_count(inner) for inner in _inner(params))
     return total
+
+
+def _one_branch(params: dict[str, Any]) -> int:
+    """Of alternatives by platform, what runs where none is named; of others, the most."""
+    counts = [_count(branch.jaxpr) for branch in params["branches"]]
+    platforms = params.get("branches_platforms") or ()
+    return counts[platforms.index(None)] if None in platforms else max(counts)
 
 
 def _times(name: str, params: dict[str, Any]) -> int:

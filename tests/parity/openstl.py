@@ -43,7 +43,8 @@ def recurrent(method):
                 outputs["y_second_call"] = patchify(second, patch)
             return loss, outputs
 
-        return Case(forward, convert.rules(method, config), convert.LEFT_OUT[method])
+        rules, left_out = convert.rules(method, config), convert.LEFT_OUT[method]
+        return Case(forward, rules, left_out, products=True)
 
     return driver
 
