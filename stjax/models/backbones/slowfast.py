@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from stjax.layers.norm import torch_batch_norm
 from stjax.layers.partitioning import named
 from stjax.layers.repeat import repeat
 from stjax.ops.conv import conv
@@ -43,10 +44,6 @@ class _Conv(nn.Module):
         return conv(x, kernel, strides=self.strides, padding=padding)
 
 
-def _batch_norm(train, **options):
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, **options)
-
-
 class Bottleneck(nn.Module):
     """relu(x + h): h three convolutions, of `time` frames, of 3 x 3 pixels, of a pixel.
 
@@ -65,7 +62,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Clip, _: None = None, train: bool = False) -> tuple[Clip, None]:
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = functools.partial(_batch_norm, train, **dtypes)
+        norm = functools.partial(torch_batch_norm, train, **dtypes)
         conv = functools.partial(_Conv, **dtypes)
         stride = (1, self.stride, self.stride)
         y = nn.relu(norm(name="norm_a")(conv(self.inner, (self.time, 1, 1), name="conv_a")(x)))
@@ -132,7 +129,7 @@ class SlowFast(nn.Module):
     def _stem(self, name, x, width, time, train):
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = _Conv(width, (time, 7, 7), (1, 2, 2), name=f"{name}_stem", **dtypes)(x)
-        x = nn.relu(_batch_norm(train, name=f"{name}_stem_norm", **dtypes)(x))
+        x = nn.relu(torch_batch_norm(train, name=f"{name}_stem_norm", **dtypes)(x))
         around = ((0, 0), (1, 1), (1, 1))
         return nn.max_pool(x, (1, 3, 3), (1, 2, 2), around)
 
@@ -149,7 +146,7 @@ class SlowFast(nn.Module):
         """The slow pathway's maps, and the fast one's brought to its frames, side by side."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = _Conv(2 * fast.shape[-1], (7, 1, 1), (self.alpha, 1, 1), name=name, **dtypes)(fast)
-        y = nn.relu(_batch_norm(train, name=f"{name}_norm", **dtypes)(y))
+        y = nn.relu(torch_batch_norm(train, name=f"{name}_norm", **dtypes)(y))
         slow = jnp.concatenate([slow, y], -1)
         self.sow("intermediates", f"slow_after_{name}", slow)
         self.sow("intermediates", f"fast_after_{name}", fast)
