@@ -45,12 +45,11 @@ def benchmark(arms: Mapping[str, Experiment], workdir: pathlib.Path) -> list[Row
             rows.append({"arm": name, **_run(experiment, workdir / name)})
         except (RunError, ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             hosts.say(f"{name} failed: {error}")
-            rows.append({"arm": name, "failed": str(error).splitlines()[0]})
+            rows.append({"arm": name, "failed": str(error).partition("\n")[0]})
         jax.clear_caches()
         headline = experiment.task.headline
         rows.sort(key=lambda row: row.get(headline, np.inf))
-        if hosts.first():
-            _write(rows, headline, workdir)
+        _write(rows, headline, workdir)
     return rows
 
 

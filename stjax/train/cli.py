@@ -132,9 +132,9 @@ def _arms(known: Mapping[str, Mapping[str, Any]], asked: str) -> dict[str, Mappi
 
 
 def _benchmark(arms: Mapping[str, Experiment], workdir: pathlib.Path) -> None:
+    if jax.process_count() > 1:
+        raise ValueError("benchmark: runs in one process; there are several")
     rows = benchmark(arms, workdir)
-    if not hosts.first():
-        return
     print((workdir / "benchmark.md").read_text(), workdir / "benchmark.md", sep="")
     if failed := [row["arm"] for row in rows if "failed" in row]:
         raise RunError(f"arms that failed: {', '.join(failed)}")
