@@ -17,8 +17,8 @@ SCALES = ("tiny", "small", "paper")
 MORE = {"mim": 2.52, "mau": 0.70}
 # CrevNet's published count is of a batch of 16.
 CLIPS = {"crevnet": 16}
-# Published counts of something else: PredNet's of ten frames, DMVFN's of one frame and of the
-# blocks that happened to be used.
+# Published counts that ours is not near, of something else as we take it: PredNet's of ten frames,
+# DMVFN's of one frame and of the blocks that happened to be used.
 NOT_COMPARED = {"prednet", "dmvfn"}
 
 
